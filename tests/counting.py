@@ -1,0 +1,89 @@
+"""A small chain of real stages for the spine's tests: `numbers` makes rows, `squares` maps them.
+
+Run as a program it does both stages, so that tests can kill it and start it again.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from veclip_core.config import Config
+from veclip_core.execution.local import LocalExecutor
+from veclip_core.samples import Grid
+from veclip_core.stage import RowCounts, ShardSet, ShardTask, StageReport, Work, output_of, run_stage
+
+GRID = Grid(parts=3, shards_per_part=2)
+
+
+class NumbersConfig(Config):
+    rows: int = 10
+
+
+class SquaresConfig(Config):
+    power: int = 2
+    refuse_shard: str = ""
+    load_fails: bool = False
+
+
+@dataclass(frozen=True)
+class Numbers:
+    config: NumbersConfig
+    name: ClassVar[str] = "numbers"
+
+    @contextmanager
+    def open(self) -> Iterator[Work]:
+        def work(task: ShardTask) -> RowCounts:
+            start = 1000 * task.key.part + 100 * task.key.shard
+            task.write(pa.table({"number": list(range(start, start + self.config.rows))}))
+            return RowCounts(self.config.rows, self.config.rows)
+
+        yield work
+
+
+@dataclass(frozen=True)
+class Squares:
+    config: SquaresConfig
+    name: ClassVar[str] = "squares"
+
+    @contextmanager
+    def open(self) -> Iterator[Work]:
+        if self.config.load_fails:
+            raise RuntimeError("no weights at /nowhere")
+
+        def work(task: ShardTask) -> RowCounts:
+            if str(task.key) == self.config.refuse_shard:
+                raise ValueError("poison")
+            numbers = task.read("numbers").column("number").to_pylist()
+            kept = [number for number in numbers if number % 5]
+            task.write(pa.table({"number": kept, "power": [number**self.config.power for number in kept]}))
+            return RowCounts(
+                len(numbers), len(kept), {"multiple_of_5": len(numbers) - len(kept)}, extra={"tokens": 3.0}
+            )
+
+        yield work
+
+
+def run_both(root: str, squares: SquaresConfig, workers: int = 2, parts: int = 3) -> tuple[ShardSet, StageReport]:
+    executor = LocalExecutor(workers)
+    common: dict[str, Any] = {
+        "root": root,
+        "source": "numbers",
+        "scale": "all",
+        "grid": GRID,
+        "parts": parts,
+        "partial": parts < 3,
+    }
+    numbers = Numbers(NumbersConfig())
+    run_stage(numbers, inputs={}, executor=executor, **common)
+    inputs = {"numbers": output_of(numbers, root, "numbers", {})}
+    operation = Squares(squares)
+    report = run_stage(operation, inputs=inputs, executor=executor, **common)
+    return output_of(operation, root, "numbers", inputs), report
+
+
+if __name__ == "__main__":
+    run_both(sys.argv[1], SquaresConfig())

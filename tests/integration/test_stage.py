@@ -1,0 +1,140 @@
+"""The resumable map: sums, resumption, quarantine, kills at each point, two runs at once."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.counting import GRID, SquaresConfig, run_both
+from veclip_core.leases import Lease
+from veclip_core.stage import RowCounts, StageFailed
+
+ROOT = Path(__file__).parents[2]
+POINTS = ("before_move", "before_marker", "after_marker")
+
+
+def data_files(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*.parquet"))
+    }
+
+
+def run_program(root: Path, **environment: str) -> subprocess.Popen[bytes]:
+    paths = os.pathsep.join([str(ROOT / "tests" / "killing"), str(ROOT)])
+    command = [sys.executable, "-m", "tests.counting", str(root)]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths, **environment})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("undisturbed")
+    run_both(str(root), SquaresConfig())
+    return root
+
+
+def test_rows_must_add_up() -> None:
+    with pytest.raises(ValueError, match="don't add up"):
+        RowCounts(3, 1, {"bad": 1})
+
+
+def test_report_sums_and_a_second_run_makes_nothing(tmp_path: Path) -> None:
+    output, first = run_both(str(tmp_path), SquaresConfig())
+    assert (first.rows_in, first.rows_ok, first.errors) == (60, 48, {"multiple_of_5": 12})
+    assert first.extra == {"tokens": 18.0}
+    assert first.shards_made_now == len(GRID.keys()) == 6
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    _, second = run_both(str(tmp_path), SquaresConfig())
+    assert second.shards_made_now == 0
+    assert (second.digest, second.rows_ok, second.errors) == (first.digest, first.rows_ok, first.errors)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == times
+    assert output.read_table(GRID.keys()[-1]).num_rows == 8
+
+
+def test_a_larger_scale_contains_the_smaller_one(tmp_path: Path) -> None:
+    _, small = run_both(str(tmp_path), SquaresConfig(), parts=1)
+    assert (small.shards, small.partial) == (2, True)
+    _, whole = run_both(str(tmp_path), SquaresConfig())
+    assert (whole.shards, whole.shards_made_now, whole.partial) == (6, 4, False)
+
+
+def test_another_configuration_leaves_the_first_one_alone(tmp_path: Path) -> None:
+    first, _ = run_both(str(tmp_path), SquaresConfig())
+    before = data_files(tmp_path)
+    second, _ = run_both(str(tmp_path), SquaresConfig(power=3))
+    assert first.identity != second.identity
+    assert before.items() <= data_files(tmp_path).items()
+
+
+def test_a_poisoned_shard_is_set_aside_and_tried_again_next_time(tmp_path: Path) -> None:
+    output, report = run_both(str(tmp_path), SquaresConfig(refuse_shard="part-00001/00000"))
+    assert (report.shards, report.shards_quarantined) == (5, 1)
+    ((key, why),) = output.quarantined(GRID.keys()).items()
+    assert str(key) == "part-00001/00000"
+    assert "ValueError: poison" in why["error"]
+    assert "Traceback" in why["trace"]
+
+
+def test_an_engine_that_does_not_load_stops_the_run_and_quarantines_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="no weights at /nowhere"):
+        run_both(str(tmp_path), SquaresConfig(load_fails=True))
+    assert not list(tmp_path.rglob("*.quarantine.json"))
+
+
+def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "numbers").write_text("a file where the folder should be")
+    with pytest.raises((StageFailed, OSError)):
+        run_both(str(tmp_path), SquaresConfig())
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, undisturbed: Path, point: str) -> None:
+    process = run_program(tmp_path, VECLIP_TEST_KILL=f"squares:part-00001/00001:{point}")
+    assert process.wait(60) == -9
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.success.json")}
+    assert finished, "it died before anything was done: the test shows nothing"
+    assert run_program(tmp_path).wait(60) == 0
+    assert data_files(tmp_path) == data_files(undisturbed)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished shards were done again"
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list((tmp_path / ".scratch").iterdir())
+
+
+def test_a_dead_worker_costs_one_attempt(tmp_path: Path, undisturbed: Path) -> None:
+    memory = tmp_path / "killed"
+    root = tmp_path / "root"
+    process = run_program(
+        root, VECLIP_TEST_KILL="squares:part-00001/00000:before_marker:worker", VECLIP_TEST_KILLED=str(memory)
+    )
+    assert process.wait(60) == 0
+    assert memory.exists()
+    assert data_files(root) == data_files(undisturbed)
+
+
+def test_two_runs_at_once_share_the_work(tmp_path: Path, undisturbed: Path) -> None:
+    processes = [run_program(tmp_path) for _ in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    assert data_files(tmp_path) == data_files(undisturbed)
+    assert not list(tmp_path.rglob("*.quarantine.json"))
+
+
+def test_a_lease_is_one_owners_until_it_ends(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    first = Lease.acquire(folder, "part-00000")
+    assert first is not None
+    assert Lease.acquire(folder, "part-00000") is None
+    assert Lease.acquire(folder, "part-00001") is not None
+    first.release()
+    assert Lease.acquire(folder, "part-00000") is not None
+
+
+def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
+    code = "import os, sys; from veclip_core.leases import Lease; Lease.acquire(sys.argv[1], 'part-00000'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    started = time.monotonic()
+    assert Lease.acquire(str(tmp_path), "part-00000") is not None
+    assert time.monotonic() - started < 5

@@ -1,0 +1,1 @@
+"""Where shards run: processes of this machine."""

@@ -1,0 +1,131 @@
+"""Runs shards in worker processes of this machine.
+
+Each worker is a pool of one process of its own: it opens the operation once (loading its engine), and when it dies, killed for
+memory or by a crash in a decoder, only its own shard is lost for that attempt and a fresh process takes over. Workers are
+spawned, not forked, because torch and img2dataset's threads do not survive a fork; and they end when their parent does, so a
+`kill -9` leaves nobody behind who still writes.
+"""
+
+import logging
+import multiprocessing
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from veclip_core.samples import ShardKey
+from veclip_core.stage import ShardDone, ShardJob, Work
+from veclip_core.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """`workers` processes, each with its own engine."""
+
+    workers: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables set in each worker before anything is imported there, such as OMP_NUM_THREADS."""
+
+    def run(self, job: ShardJob, tasks: Sequence[tuple[ShardKey, Mapping[str, str]]]) -> Iterable[ShardDone]:
+        """Yields each shard's result as it comes, in any order."""
+        queue = deque(tasks)
+        slots = [_Slot(job, self.environment) for _ in range(min(self.workers, len(tasks)))]
+        running: dict[Future[ShardDone], tuple[_Slot, ShardKey]] = {}
+        try:
+            for slot in slots:
+                task = queue.popleft()
+                running[slot.submit(*task)] = (slot, task[0])
+            while running:
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    slot, key = running.pop(future)
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool:
+                        slot.restart()
+                        result = ShardDone(key, None, error="its worker process died")
+                    if queue and not result.fatal:
+                        task = queue.popleft()
+                        running[slot.submit(*task)] = (slot, task[0])
+                    yield result
+        finally:
+            for slot in slots:
+                slot.stop()
+
+
+class _Slot:
+    """One worker process and its replacement after a death."""
+
+    def __init__(self, job: ShardJob, environment: Mapping[str, str]) -> None:
+        self._job, self._environment = job, environment
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        arguments = (self._job, dict(self._environment))
+        return ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_start, initargs=arguments)
+
+    def submit(self, key: ShardKey, input_digests: Mapping[str, str]) -> "Future[ShardDone]":
+        return self._pool.submit(_run, key, dict(input_digests))
+
+    def restart(self) -> None:
+        self._pool.shutdown(wait=False)
+        self._pool = self._new_pool()
+
+    def stop(self) -> None:
+        """End the process. One that is in the middle of a shard (the run was stopped) is killed: shards are resumable."""
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+_job: ShardJob
+_work: Work | None = None
+_opened = ExitStack()
+
+
+def _start(job: ShardJob, environment: Mapping[str, str]) -> None:
+    global _job
+    os.environ.update(environment)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for noisy in ("botocore", "urllib3", "fsspec", "s3fs", "aiobotocore", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _job = job
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run(key: ShardKey, input_digests: Mapping[str, str]) -> ShardDone:
+    global _work
+    if _work is None:
+        try:
+            _work = _opened.enter_context(_job.operation.open())
+        except Exception as error:
+            return ShardDone(key, None, error=_line(error), trace=traceback.format_exc(), fatal=True)
+    try:
+        return ShardDone(key, _job.make(_work, key, input_digests))
+    except StorageError as error:
+        return ShardDone(key, None, error=str(error), trace=traceback.format_exc(), fatal=True)
+    except Exception as error:
+        return ShardDone(key, None, error=_line(error), trace=traceback.format_exc())
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,93 @@
+"""Everything the environment decides: where data lies, which engines run, how many workers. The only reader of the environment."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+PREFIX = "VECLIP_"
+CPU_COUNT = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+class SettingsError(RuntimeError):
+    """A variable that can't be used, and what it may be."""
+
+
+class Settings(BaseModel):
+    """Where and how things run; nothing here changes what is made, but for the models a scale may be given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str = "data"
+    """Folder or `s3://bucket/prefix` of all data: VECLIP_ROOT."""
+    cache: str = ""
+    """Local folder for fetched packages, converted weights and decoded pictures; by default `cache` in a local root."""
+    urls: str = ""
+    """A URL list (parquet, csv, tsv or jsonl; a path, a glob or a remote address) for the scales that need one."""
+    describer: str = ""
+    """The describing model in place of the scale's own: `concepts` (the sample's stand-in) or a model id or path."""
+    fuser: str = ""
+    """The fusing model in place of the scale's own: `smollm2` (the sample's) or a model id or path."""
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """What runs language models: vLLM where it imports, else transformers."""
+    allow_hosts: tuple[str, ...] = ()
+    """`host:port` pairs inside private networks that the downloader may ask; public addresses need no entry."""
+    download_workers: int = Field(default=CPU_COUNT, ge=1)
+    download_threads: int = Field(default=32, ge=1)
+    """Connections of each download worker."""
+    caption_workers: int = Field(default=1, ge=1)
+    """Engines at the same time: one a GPU; on a machine without one, one engine uses all cores."""
+    threads: int = Field(default=CPU_COUNT, ge=1)
+    """Threads of a worker that computes on the CPU."""
+    mlflow: str = ""
+    """MLflow's tracking address; by default sqlite in a local root; `off` for none."""
+
+    @field_validator("allow_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read `VECLIP_<FIELD>` for each field.
+
+        Raises:
+            SettingsError: naming the variable, its value and what it may be.
+        """
+        variables = os.environ if environment is None else environment
+        given = {
+            name: variables[PREFIX + name.upper()] for name in cls.model_fields if variables.get(PREFIX + name.upper())
+        }
+        try:
+            settings = cls.model_validate(given)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{PREFIX}{str(item['loc'][0]).upper()}={item['input']!r}: {item['msg']}" for item in error.errors()
+            )
+            raise SettingsError(f"the environment can't be used: {problems}") from error
+        if "://" not in settings.root:
+            settings = settings.model_copy(update={"root": str(Path(settings.root).expanduser().resolve())})
+        return settings
+
+    @property
+    def cache_folder(self) -> Path:
+        if self.cache:
+            return Path(self.cache).expanduser().resolve()
+        return Path(self.root) / "cache" if "://" not in self.root else Path.home() / ".cache" / "veclip"
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """MLflow's tracking address, or None for no tracking."""
+        if self.mlflow == "off":
+            return None
+        if self.mlflow:
+            return self.mlflow
+        folder = Path(self.root) if "://" not in self.root else self.cache_folder
+        return f"sqlite:///{folder / 'mlflow.db'}"
+
+    @property
+    def artifact_folder(self) -> str:
+        """Where MLflow's artifacts of a local store lie."""
+        return f"{self.root.rstrip('/')}/mlartifacts"

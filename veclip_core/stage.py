@@ -1,0 +1,443 @@
+"""The resumable map over shards. Every data stage is one call of `run_stage`.
+
+A stage maps shard (part, shard) of its input stages to shard (part, shard) of its output:
+
+    {root}/{source}/{stage}/{identity}/part-00000/00000.parquet, 00000.tar, ...     the data
+    {root}/{source}/{stage}/{identity}/part-00000/00000.success.json                the marker: this shard is done
+    {root}/{source}/{stage}/{identity}/part-00000/00000.quarantine.json             or: this shard keeps failing, and why
+    {root}/{source}/{stage}/current/{scale}.json                                    what downstream reads
+
+The folder's identity is the hash of the stage's configuration and of its inputs' folders; the marker's is the hash of the
+configuration and of the *content* of its input shards. A shard whose marker is there with the right identity is never done
+again, whoever asks; a new configuration is a new folder, so nothing that was paid for is overwritten.
+"""
+
+import hashlib
+import json
+import logging
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, ClassVar, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from veclip_core import storage
+from veclip_core.config import Config, digest_of
+from veclip_core.leases import Lease, holder
+from veclip_core.samples import Grid, ShardKey
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""How often a shard is tried in one run before it is set aside."""
+LEASE_POLL_S = 2.0
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """What became of a shard's rows. Every row is either ok or an error with a reason."""
+
+    rows_in: int
+    rows_ok: int
+    errors: Mapping[str, int] = field(default_factory=dict)
+    fallbacks: int = 0
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Further sums of the stage's own, such as tokens; added up over shards."""
+
+    def __post_init__(self) -> None:
+        if self.rows_in != self.rows_ok + sum(self.errors.values()):
+            raise ValueError(f"rows don't add up: {self.rows_in} in, {self.rows_ok} ok, errors {dict(self.errors)}")
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """The output of one stage under one configuration."""
+
+    root: str
+    source: str
+    stage: str
+    identity: str
+
+    @property
+    def uri(self) -> str:
+        return storage.join(self.root, self.source, self.stage, self.identity)
+
+    def file(self, key: ShardKey, suffix: str) -> str:
+        return storage.join(self.uri, key.part_name, f"{key.name}.{suffix}")
+
+    def relative_file(self, key: ShardKey, suffix: str) -> str:
+        """The file's path below `{root}/{source}`, as manifests name it."""
+        return f"{self.stage}/{self.identity}/{key}.{suffix}"
+
+    def read_table(self, key: ShardKey, columns: list[str] | None = None) -> pa.Table:
+        with storage.open_read(self.file(key, "parquet")) as file:
+            return pq.read_table(file, columns=columns)
+
+    def open(self, key: ShardKey, suffix: str) -> IO[bytes]:
+        return storage.open_read(self.file(key, suffix))
+
+    def markers(self, keys: Iterable[ShardKey]) -> dict[ShardKey, dict[str, Any]]:
+        """The success markers that are there, by one listing and one concurrent read."""
+        names = set(storage.list_files(self.uri))
+        done = {self.file(key, "success.json"): key for key in keys if f"{key}.success.json" in names}
+        contents = storage.read_many(list(done))
+        return {done[uri]: json.loads(content) for uri, content in contents.items()}
+
+    def quarantined(self, keys: Iterable[ShardKey]) -> dict[ShardKey, dict[str, Any]]:
+        names = set(storage.list_files(self.uri))
+        found = [key for key in keys if f"{key}.quarantine.json" in names and f"{key}.success.json" not in names]
+        return {key: storage.read_json(self.file(key, "quarantine.json")) for key in found}
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to make: where its inputs are, and where to put what is made."""
+
+    key: ShardKey
+    inputs: Mapping[str, ShardSet]
+    scratch: Path
+    """A local folder. Every file in it named `00000.<suffix>` is published when the operation returns."""
+
+    def read(self, stage: str, columns: list[str] | None = None) -> pa.Table:
+        return self.inputs[stage].read_table(self.key, columns)
+
+    def out(self, suffix: str) -> Path:
+        return self.scratch / f"{self.key.name}.{suffix}"
+
+    def write(self, table: pa.Table) -> None:
+        pq.write_table(table, self.out("parquet"), compression="zstd")
+
+
+Work = Callable[[ShardTask], RowCounts]
+
+
+class Operation(Protocol):
+    """What a stage does to a shard. Picklable: it is opened in the worker process that runs it."""
+
+    name: ClassVar[str]
+
+    @property
+    def config(self) -> Config: ...
+
+    def open(self) -> AbstractContextManager[Work]:
+        """Load what every shard needs, once a worker. An error here stops the run: it is no shard's fault."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """An operation bound to its inputs and its output; what an executor sends to a worker."""
+
+    operation: Operation
+    inputs: Mapping[str, ShardSet]
+    output: ShardSet
+
+    def shard_identity(self, input_digests: Mapping[str, str]) -> str:
+        return digest_of([self.operation.name, self.operation.config.identity(), dict(input_digests)])
+
+    def make(self, work: Work, key: ShardKey, input_digests: Mapping[str, str]) -> dict[str, Any]:
+        """Make one shard and publish it: data first, then the marker. Returns the marker."""
+        started = time.monotonic()
+        with storage.scratch_folder(self.output.root) as scratch, storage.fatal_errors_named(self.output.uri):
+            counts = work(ShardTask(key, self.inputs, scratch))
+            files: dict[str, dict[str, Any]] = {}
+            for path in sorted(scratch.glob(f"{key.name}.*")):
+                suffix = path.name.partition(".")[2]
+                files[suffix] = {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+            storage.delete(self.output.file(key, "success.json"))
+            for suffix in files:
+                storage.publish_file(scratch / f"{key.name}.{suffix}", self.output.file(key, suffix))
+        marker = {
+            "stage": self.operation.name,
+            "identity": self.shard_identity(input_digests),
+            **asdict(counts),
+            "files": files,
+            "bytes": sum(file["bytes"] for file in files.values()),
+            "sha256": digest_of({suffix: file["sha256"] for suffix, file in files.items()}),
+            "seconds": round(time.monotonic() - started, 3),
+            "host": socket.gethostname(),
+            "device": _device(),
+        }
+        storage.write_json(self.output.file(key, "success.json"), marker)
+        storage.delete(self.output.file(key, "quarantine.json"))
+        return marker
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """A worker's word on one shard: its marker, or why there is none."""
+
+    key: ShardKey
+    marker: dict[str, Any] | None
+    error: str = ""
+    trace: str = ""
+    fatal: bool = False
+    """True for what no other shard would survive either: a full disk, an engine that does not load."""
+
+
+class Executor(Protocol):
+    """Runs a job's shards on workers. A dead worker costs its shard one attempt, not the run."""
+
+    def run(self, job: ShardJob, tasks: Sequence[tuple[ShardKey, Mapping[str, str]]]) -> Iterable[ShardDone]: ...
+
+
+class StageFailed(RuntimeError):
+    """The stage could not be run, with the reason and what mends it."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage made, summed over its shards. Equal, but for the timings, however often it was interrupted."""
+
+    stage: str
+    scale: str
+    identity: str
+    uri: str
+    digest: str
+    """Of the content of all shards."""
+    parts: int
+    shards: int
+    shards_made_now: int
+    shards_quarantined: int
+    rows_in: int
+    rows_ok: int
+    fallbacks: int
+    errors: Mapping[str, int]
+    extra: Mapping[str, float]
+    bytes: int
+    worker_seconds: float
+    """Summed over shards, those made in earlier runs included."""
+    seconds: float
+    """Of this run, on the clock."""
+    partial: bool
+    """True when a limit left parts of the scale out."""
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows_in / self.worker_seconds if self.worker_seconds else 0.0
+
+
+def output_of(operation: Operation, root: str, source: str, inputs: Mapping[str, ShardSet]) -> ShardSet:
+    """Where an operation's output lies: a function of its configuration and of its inputs' identities."""
+    identity = digest_of(
+        [operation.name, operation.config.identity(), {name: shards.identity for name, shards in inputs.items()}]
+    )
+    return ShardSet(root, source, operation.name, identity[:16])
+
+
+def run_stage(
+    operation: Operation,
+    *,
+    root: str,
+    source: str,
+    scale: str,
+    grid: Grid,
+    parts: int,
+    partial: bool,
+    inputs: Mapping[str, ShardSet],
+    executor: Executor,
+    on_shard: Callable[[ShardKey, dict[str, Any]], None] | None = None,
+) -> StageReport:
+    """Make every shard of the first `parts` parts that is not there yet.
+
+    Shards whose inputs are quarantined are left out and counted. Parts that another run is working on are waited for.
+
+    Raises:
+        StageFailed: when nothing can be made (missing weights, missing inputs, a full disk, every shard failed).
+    """
+    started = time.monotonic()
+    output = output_of(operation, root, source, inputs)
+    job = ShardJob(operation, inputs, output)
+    keys = grid.keys(parts)
+    input_markers = {name: shards.markers(keys) for name, shards in inputs.items()}
+    ready = [key for key in keys if all(key in markers for markers in input_markers.values())]
+    if not ready:
+        raise StageFailed(
+            f"{operation.name}: none of the {len(keys)} input shards of {source} is done: run its upstream first"
+        )
+    digests: dict[ShardKey, Mapping[str, str]] = {
+        key: {name: markers[key]["sha256"] for name, markers in input_markers.items()} for key in ready
+    }
+    if storage.is_local(root):
+        storage.remove_dead_scratch(root)
+    if not storage.exists(storage.join(output.uri, "config.json")):
+        storage.write_json(storage.join(output.uri, "config.json"), _description(operation, inputs))
+
+    progress = _Progress(operation.name, scale, len(ready))
+    done = {key: m for key, m in output.markers(ready).items() if m["identity"] == job.shard_identity(digests[key])}
+    for key in sorted(done):
+        progress.finished(key, done[key])
+    made: set[ShardKey] = set()
+    failed: dict[ShardKey, ShardDone] = {}
+    waiting = sorted({key.part for key in ready if key not in done})
+    while waiting:
+        leases: dict[int, Lease] = {}
+        try:
+            for part in waiting:
+                lease = Lease.acquire(storage.join(output.uri, "leases"), ShardKey(part, 0).part_name)
+                if lease is not None:
+                    leases[part] = lease
+            mine = [key for key in ready if key.part in leases and key not in done and key not in failed]
+            # Between the first look and the lease another run may have finished some.
+            for key, marker in output.markers(mine).items():
+                if marker["identity"] == job.shard_identity(digests[key]):
+                    done[key] = marker
+                    progress.finished(key, marker)
+            todo = [(key, digests[key]) for key in mine if key not in done]
+            for result in _with_retries(executor, job, todo):
+                leases[result.key.part].check()
+                if result.marker is None:
+                    failed[result.key] = result
+                    _quarantine(output, result)
+                    progress.failed(result)
+                    continue
+                done[result.key] = result.marker
+                made.add(result.key)
+                progress.finished(result.key, result.marker)
+                if on_shard is not None:
+                    on_shard(result.key, result.marker)
+        finally:
+            for lease in leases.values():
+                lease.release()
+        waiting = [part for part in waiting if part not in leases]
+        if waiting:
+            _wait_for_others(output, waiting)
+    progress.close()
+    if not done:
+        first = next(iter(failed.values()))
+        raise StageFailed(f"{operation.name}: every shard failed; the first, {first.key}: {first.error}\n{first.trace}")
+    return _report(
+        output, scale, parts, done, made,
+        quarantined=len(keys) - len(done), seconds=time.monotonic() - started, partial=partial,
+    )  # fmt: skip
+
+
+def _with_retries(
+    executor: Executor, job: ShardJob, todo: Sequence[tuple[ShardKey, Mapping[str, str]]]
+) -> Iterable[ShardDone]:
+    for attempt in range(1, ATTEMPTS + 1):
+        again: list[tuple[ShardKey, Mapping[str, str]]] = []
+        digests = dict(todo)
+        if not todo:
+            return
+        for result in executor.run(job, todo):
+            if result.fatal:
+                logger.error("%s", result.trace)
+                raise StageFailed(f"{job.operation.name}: {result.error}")
+            if result.marker is not None or attempt == ATTEMPTS:
+                yield result
+            else:
+                logger.warning(
+                    "%s %s failed, attempt %d of %d: %s",
+                    job.operation.name,
+                    result.key,
+                    attempt,
+                    ATTEMPTS,
+                    result.error,
+                )
+                again.append((result.key, digests[result.key]))
+        todo = again
+
+
+def _wait_for_others(output: ShardSet, parts: Sequence[int]) -> None:
+    names = [ShardKey(part, 0).part_name for part in parts]
+    holders = {holder(storage.join(output.uri, "leases"), name) for name in names} - {None}
+    if holders:
+        logger.info(
+            "waiting for %d parts of %s that %s works on", len(parts), output.stage, ", ".join(map(str, holders))
+        )
+        time.sleep(LEASE_POLL_S)
+
+
+def _quarantine(output: ShardSet, result: ShardDone) -> None:
+    storage.write_json(
+        output.file(result.key, "quarantine.json"),
+        {"error": result.error, "trace": result.trace, "attempts": ATTEMPTS, "host": socket.gethostname()},
+    )
+
+
+def _report(
+    output: ShardSet,
+    scale: str,
+    parts: int,
+    done: Mapping[ShardKey, Mapping[str, Any]],
+    made: set[ShardKey],
+    *,
+    quarantined: int,
+    seconds: float,
+    partial: bool,
+) -> StageReport:
+    errors: Counter[str] = Counter()
+    extra: Counter[str] = Counter()
+    for marker in done.values():
+        errors.update(marker["errors"])
+        extra.update(marker["extra"])
+    return StageReport(
+        stage=output.stage,
+        scale=scale,
+        identity=output.identity,
+        uri=output.uri,
+        digest=digest_of({str(key): marker["sha256"] for key, marker in done.items()}),
+        parts=parts,
+        shards=len(done),
+        shards_made_now=len(made),
+        shards_quarantined=quarantined,
+        rows_in=sum(marker["rows_in"] for marker in done.values()),
+        rows_ok=sum(marker["rows_ok"] for marker in done.values()),
+        fallbacks=sum(marker["fallbacks"] for marker in done.values()),
+        errors=dict(errors.most_common()),
+        extra=dict(extra),
+        bytes=sum(marker["bytes"] for marker in done.values()),
+        worker_seconds=round(sum(marker["seconds"] for marker in done.values()), 3),
+        seconds=round(seconds, 3),
+        partial=partial,
+    )
+
+
+def _description(operation: Operation, inputs: Mapping[str, ShardSet]) -> dict[str, Any]:
+    return {
+        "stage": operation.name,
+        "config": operation.config.model_dump(mode="json"),
+        "inputs": {name: shards.identity for name, shards in inputs.items()},
+    }
+
+
+class _Progress:
+    """A bar over shards on the terminal."""
+
+    def __init__(self, stage: str, scale: str, shards: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=shards, desc=f"{stage} {scale}", unit="shard", file=sys.stderr, leave=True)
+        self._rows = 0
+
+    def finished(self, key: ShardKey, marker: Mapping[str, Any]) -> None:
+        self._rows += marker["rows_in"]
+        self._bar.set_postfix_str(f"{self._rows:,} rows")
+        self._bar.update()
+
+    def failed(self, result: ShardDone) -> None:
+        self._bar.write(f"{result.key} is set aside: {result.error}", file=sys.stderr)
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"

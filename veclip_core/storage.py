@@ -1,0 +1,244 @@
+"""Files on a disk or in an object store, through fsspec: read, list, and publish so that nothing half-written is ever seen.
+
+Publishing is a move on a disk and a single put in an object store: both are all or nothing. A put-if-absent is what leases
+stand on: O_EXCL on a disk, `If-None-Match: *` in S3.
+"""
+
+import errno
+import json
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class StorageError(RuntimeError):
+    """The root can't be used: full, read-only, or not allowed. No retry mends it, so the run stops."""
+
+
+@contextmanager
+def fatal_errors_named(where: str) -> Iterator[None]:
+    """Turn the errors that no retry mends into one sentence that says how to mend them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"{where}: the disk is full. Free some space and run the same command: it resumes."
+            ) from error
+        if error.errno in FATAL_ERRNOS:
+            raise StorageError(
+                f"{where}: can't be written ({error.strerror}). Set VECLIP_ROOT to a folder or bucket that can."
+            ) from error
+        raise
+
+
+def join(base: str, *pieces: str) -> str:
+    """Join a root (path or URL) and relative pieces with single slashes."""
+    return "/".join([base.rstrip("/"), *(piece.strip("/") for piece in pieces)])
+
+
+@lru_cache(maxsize=64)
+def _filesystem(protocol: str) -> fsspec.AbstractFileSystem:
+    return fsspec.filesystem(protocol)
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a uri and the path inside it."""
+    protocol, separator, _ = uri.partition("://")
+    if not separator:
+        return _filesystem("file"), os.path.abspath(uri)
+    fs = _filesystem(protocol)
+    return fs, fs._strip_protocol(uri)
+
+
+def is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> Path:
+    return Path(filesystem(uri)[1])
+
+
+def open_read(uri: str) -> IO[bytes]:
+    """A seekable binary file."""
+    fs, path = filesystem(uri)
+    return fs.open(path, "rb")
+
+
+def exists(uri: str) -> bool:
+    fs, path = filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    fs, path = filesystem(uri)
+    return bytes(fs.cat_file(path))
+
+
+def read_json(uri: str) -> Any:
+    """Raises FileNotFoundError where there is none."""
+    return json.loads(read_bytes(uri))
+
+
+def read_many(uris: Sequence[str]) -> dict[str, bytes]:
+    """Many small files at once (concurrently in an object store), by uri."""
+    if not uris:
+        return {}
+    fs, _ = filesystem(uris[0])
+    paths = {filesystem(uri)[1]: uri for uri in uris}
+    found = fs.cat(list(paths))
+    if isinstance(found, bytes):  # fsspec answers a list of one with the bare content
+        found = {next(iter(paths)): found}
+    return {paths[path]: content for path, content in found.items()}
+
+
+def list_files(uri: str) -> list[str]:
+    """Every file below a folder, as paths relative to it, sorted; empty where there is no folder. Never from a cache."""
+    fs, path = filesystem(uri)
+    fs.invalidate_cache(path)
+    try:
+        found = fs.find(path)
+    except FileNotFoundError:
+        return []
+    prefix = path.rstrip("/") + "/"
+    return sorted(name[len(prefix) :] for name in found if name.startswith(prefix))
+
+
+def publish_file(source: Path, uri: str) -> None:
+    """Put a finished local file at its final place, at once and whole; the local file is gone afterwards."""
+    fs, path = filesystem(uri)
+    with fatal_errors_named(uri):
+        if is_local(uri):
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _sync(source)
+            move(source, target)
+            _sync(target.parent)
+        else:
+            fs.put_file(str(source), path)
+            source.unlink()
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename, over whatever stands there; a scratch folder on another disk is copied beside the target first."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        shutil.copyfile(source, beside)
+        os.replace(beside, target)
+        source.unlink()
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a small file whole."""
+    fs, path = filesystem(uri)
+    with fatal_errors_named(uri):
+        if is_local(uri):
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync(target.parent)
+        else:
+            fs.pipe_file(path, data)
+
+
+def write_json(uri: str, value: Any) -> None:
+    write_bytes(uri, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def create_json(uri: str, value: Any) -> bool:
+    """Write a small JSON file only where none is; False when another was first."""
+    fs, path = filesystem(uri)
+    data = (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+    with fatal_errors_named(uri):
+        if is_local(uri):
+            return _link_new(Path(path), data)
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+
+def _link_new(target: Path, data: bytes) -> bool:
+    """Write beside, then hard-link: the name appears with its content or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def delete(uri: str) -> None:
+    """Remove one file; nothing where there is none."""
+    fs, path = filesystem(uri)
+    try:
+        fs.rm_file(path)
+    except FileNotFoundError:
+        return
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def scratch_folder(root: str) -> Iterator[Path]:
+    """A folder for one shard's unfinished files: on the root's own disk where it has one, so that publishing is a rename."""
+    if is_local(root):
+        base = local_path(root) / ".scratch"
+        with fatal_errors_named(root):
+            base.mkdir(parents=True, exist_ok=True)
+    else:
+        base = Path(tempfile.gettempdir()) / "veclip-scratch"
+        base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}~{os.getpid()}~", dir=base))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_dead_scratch(root: str) -> int:
+    """Remove what killed processes of this machine left in the scratch folder; how many folders went."""
+    import psutil
+
+    base = local_path(root) / ".scratch" if is_local(root) else Path(tempfile.gettempdir()) / "veclip-scratch"
+    removed = 0
+    for folder in base.glob(f"{socket.gethostname()}~*") if base.is_dir() else ():
+        owner = folder.name.split("~")[1]
+        if not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed += 1
+    return removed
