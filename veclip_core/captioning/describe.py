@@ -1,0 +1,188 @@
+"""The stage `describe`: one sentence on what is seen in each good picture, the VeC. The AltText is never shown to the describer."""
+
+import io
+import json
+import logging
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
+
+import pyarrow as pa
+from pydantic import SerializeAsAny
+
+from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Message, Request, Sampling, opened
+from veclip_core.captioning.prompts import DescribePrompt, describe_prompt
+from veclip_core.config import Config
+from veclip_core.samples import DESCRIBE_SCHEMA
+from veclip_core.stage import RowCounts, ShardTask
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger(__name__)
+
+MAX_PIXELS = 64_000_000
+"""Refused before decoding: pictures come from our own downloader, so a larger one is no picture of ours."""
+BATCH = 256
+
+
+class Describer(Protocol):
+    """A loaded captioner."""
+
+    model_id: str
+    prompt_id: str
+
+    def describe(self, images: "list[Image]") -> Sequence[Any]:
+        """One description a picture, each with `text` and `detail` (a mapping fit for JSON)."""
+        ...
+
+
+@dataclass(frozen=True)
+class VlmDescription:
+    """What a vision-language model said."""
+
+    text: str
+    detail: Mapping[str, Any]
+
+
+class VlmConfig(Config):
+    """A vision-language model as describer."""
+
+    engine: EngineConfig
+    """The model."""
+    prompt: DescribePrompt = describe_prompt("describe-reconstructed-v1")
+    """What it is asked."""
+    sampling: Sampling = Sampling(max_tokens=64)
+    """How the answer is drawn."""
+
+
+def vlm_config_for(model: str) -> VlmConfig:
+    """The configuration for a vision-language model's path or hub id."""
+    return VlmConfig(engine=EngineConfig(model=model, max_model_len=4096))
+
+
+class DescribeConfig(Config):
+    """What decides the descriptions."""
+
+    describer: SerializeAsAny[Config]
+    """The captioner's own configuration."""
+
+
+class VlmDescriber:
+    """Descriptions by a vision-language model, on either engine."""
+
+    def __init__(self, engine: Any, config: VlmConfig):
+        self._engine, self._config = engine, config
+        self.model_id, self.prompt_id = engine.model_id, config.prompt.id
+
+    def describe(self, images: "list[Image]") -> list[VlmDescription]:
+        ask = (Message("user", self._config.prompt.text),)
+        answers = self._engine.generate([Request(ask, image=image) for image in images], self._config.sampling)
+        return [
+            VlmDescription(
+                " ".join(made.text.split()), {"finish_reason": made.finish_reason, "tokens": made.completion_tokens}
+            )
+            for made, *_ in answers
+        ]
+
+
+@contextmanager
+def open_vlm(config: VlmConfig, runtime: EngineRuntime) -> Iterator[VlmDescriber]:
+    """A vision-language describer for the length of a with block."""
+    with opened(config.engine, runtime) as engine:
+        yield VlmDescriber(engine, config)
+
+
+@dataclass(frozen=True)
+class DescribeOperation:
+    """Input: `download`, its table and its tar."""
+
+    name: ClassVar[str] = "describe"
+    config: DescribeConfig
+    opener: Callable[[], AbstractContextManager[Describer]]
+    """Loads the describer in the worker; picklable, such as `functools.partial(open_vlm, config, runtime)`."""
+    batch: int = field(default=BATCH)
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[ShardTask], RowCounts]]:
+        with self.opener() as describer:
+            yield lambda task: describe_shard(task, describer, self.batch)
+
+
+def describe_shard(task: ShardTask, describer: Describer, batch: int = BATCH) -> RowCounts:
+    """Write one row for each good picture: described, or an error with its reason."""
+    downloaded = task.read("download", ["url_id", "status"]).to_pylist()
+    wanted = {row["url_id"] for row in downloaded if row["status"] == "ok"}
+    rows: dict[str, dict[str, Any]] = {}
+    with task.inputs["download"].open(task.key, "tar") as tar:
+        pictures = ((name, data) for name, data in pictures_in(tar) if name in wanted)
+        while chunk := list(islice(pictures, batch)):
+            for row in _described(chunk, describer):
+                rows[row["url_id"]] = row
+    for missing in wanted - rows.keys():
+        rows[missing] = _error(missing, "missing_in_tar", describer)
+    ordered = [rows[url_id] for url_id in sorted(rows)]
+    task.write(pa.Table.from_pylist(ordered, schema=DESCRIBE_SCHEMA))
+    errors = Counter(row["error"] for row in ordered if row["status"] == "error")
+    return RowCounts(rows_in=len(ordered), rows_ok=len(ordered) - sum(errors.values()), errors=dict(errors))
+
+
+def pictures_in(tar: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    """(url_id, jpg) in the tar's order, read once from start to end, so that a remote tar is one stream."""
+    with tarfile.open(fileobj=tar, mode="r|") as members:
+        for member in members:
+            name, _, suffix = member.name.rpartition(".")
+            if suffix == "jpg" and (file := members.extractfile(member)) is not None:
+                yield name, file.read()
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image | None":
+    """The picture in RGB, or None when it can't be decoded in full or has too many pixels."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                return None
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        log.debug("undecodable picture: %s", error)
+        return None
+
+
+def _described(chunk: list[tuple[str, bytes]], describer: Describer) -> Iterator[dict[str, Any]]:
+    images = [(url_id, decode(data)) for url_id, data in chunk]
+    good = [(url_id, image) for url_id, image in images if image is not None]
+    for url_id, image in images:
+        if image is None:
+            yield _error(url_id, "undecodable", describer)
+    descriptions = describer.describe([image for _, image in good]) if good else []
+    for (url_id, _), description in zip(good, descriptions, strict=True):
+        if not description.text.strip():
+            yield _error(url_id, "empty_description", describer)
+            continue
+        yield {
+            "url_id": url_id,
+            "vec": description.text,
+            "status": "ok",
+            "error": None,
+            "model": describer.model_id,
+            "prompt_id": describer.prompt_id,
+            "detail": json.dumps(description.detail, sort_keys=True, ensure_ascii=False),
+        }
+
+
+def _error(url_id: str, reason: str, describer: Describer) -> dict[str, Any]:
+    return {
+        "url_id": url_id,
+        "vec": "",
+        "status": "error",
+        "error": reason,
+        "model": describer.model_id,
+        "prompt_id": describer.prompt_id,
+        "detail": "{}",
+    }

@@ -1,0 +1,144 @@
+"""The stage `fuse`: a language model makes one sentence of AltText and VeC.
+
+Each prompt of the configuration is one round. The first answers every sample that has both texts, each further one only the
+samples whose answers so far were all rejected. Every candidate is kept; which one stands is decided by `select`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pyarrow as pa
+
+from veclip_core.captioning.engines.base import Engine, EngineConfig, EngineRuntime, Sampling, opened
+from veclip_core.captioning.engines.weights import SMOLLM2
+from veclip_core.captioning.prompts import VICUNA_TEMPLATE, FusePrompt, fuse_prompt
+from veclip_core.captioning.quality import QualityThresholds, judge
+from veclip_core.config import Config
+from veclip_core.samples import FUSE_SCHEMA
+from veclip_core.stage import RowCounts, ShardTask
+
+
+class FuseConfig(Config):
+    """What decides the candidates."""
+
+    engine: EngineConfig = EngineConfig()
+    """The language model."""
+    prompts: tuple[FusePrompt, ...] = (fuse_prompt("fuse-fewshot-v1"), fuse_prompt("fuse-fewshot-v2"))
+    """One a round, in this order."""
+    sampling: Sampling = Sampling()
+    """How the answers are drawn."""
+    thresholds: QualityThresholds = QualityThresholds()
+    """What sends a sample to the next round."""
+
+
+def fuse_config_for(fuser: str) -> FuseConfig:
+    """The configuration for a fuser's name: `smollm2`, or a model's path or hub id, which gets the reconstructed prompt."""
+    if fuser in ("smollm2", SMOLLM2):
+        return FuseConfig()
+    template = VICUNA_TEMPLATE if "vicuna" in fuser.lower() else None
+    return FuseConfig(
+        engine=EngineConfig(model=fuser, chat_template=template),
+        prompts=(fuse_prompt("fuse-reconstructed-v1"), fuse_prompt("fuse-capsfusion-v1")),
+        sampling=Sampling(max_tokens=96),
+    )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One fused caption and what became of it."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_id: str
+    rejected: str | None
+
+
+def fuse_rows(pairs: Sequence[tuple[str, str]], engine: Engine, config: FuseConfig) -> list[list[Candidate]]:
+    """The candidates of each (AltText, VeC), in the order of the rounds; none where either text is empty.
+
+    Equal pairs are asked once.
+    """
+    asked = sorted({pair for pair in pairs if pair[0].strip() and pair[1].strip()})
+    candidates: dict[tuple[str, str], list[Candidate]] = {pair: [] for pair in asked}
+    for prompt in config.prompts:
+        if not asked:
+            break
+        answers = engine.generate([prompt.request(alt_text, vec) for alt_text, vec in asked], config.sampling)
+        for (alt_text, vec), generations in zip(asked, answers, strict=True):
+            for made in generations:
+                text = " ".join(made.text.split())
+                reason = judge(text, alt_text, vec, made.finish_reason, config.thresholds, prompt.own_texts)
+                candidates[alt_text, vec].append(
+                    Candidate(text, made.finish_reason, made.prompt_tokens, made.completion_tokens, prompt.id, reason)
+                )
+        asked = [pair for pair in asked if all(candidate.rejected for candidate in candidates[pair])]
+    return [candidates.get(pair, []) for pair in pairs]
+
+
+@dataclass(frozen=True)
+class FuseOperation:
+    """Inputs: `list_urls` (AltText) and `describe` (VeC, one row a good picture)."""
+
+    name: ClassVar[str] = "fuse"
+    config: FuseConfig = field(default_factory=FuseConfig)
+    runtime: EngineRuntime = field(default_factory=EngineRuntime)
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[ShardTask], RowCounts]]:
+        with opened(self.config.engine, self.runtime) as engine:
+            yield lambda task: fuse_shard(task, engine, self.config)
+
+
+def fuse_shard(task: ShardTask, engine: Engine, config: FuseConfig) -> RowCounts:
+    """Write the shard's candidates. A sample is ok when it has one; it is a fallback when all of its candidates are rejected."""
+    vecs = {row["url_id"]: row["vec"] or "" for row in task.read("describe", ["url_id", "vec"]).to_pylist()}
+    listed = task.read("list_urls", ["url_id", "sample_id", "alt_text", "status"]).to_pylist()
+    samples = [row for row in listed if row["status"] == "ok" and row["url_id"] in vecs]
+    pairs = [(row["alt_text"] or "", vecs[row["url_id"]]) for row in samples]
+    fused = fuse_rows(pairs, engine, config)
+    rows = [
+        {
+            "sample_id": sample["sample_id"],
+            "url_id": sample["url_id"],
+            "candidate": number,
+            "text": candidate.text,
+            "finish_reason": candidate.finish_reason,
+            "prompt_tokens": candidate.prompt_tokens,
+            "completion_tokens": candidate.completion_tokens,
+            "model": engine.model_id,
+            "prompt_id": candidate.prompt_id,
+            "rejected": candidate.rejected,
+        }
+        for sample, candidates in zip(samples, fused, strict=True)
+        for number, candidate in enumerate(candidates)
+    ]
+    rows.sort(key=lambda row: (row["url_id"], row["sample_id"], row["candidate"]))
+    task.write(pa.Table.from_pylist(rows, schema=FUSE_SCHEMA))
+    return _counts(pairs, fused)
+
+
+def _counts(pairs: list[tuple[str, str]], fused: list[list[Candidate]]) -> RowCounts:
+    errors: Counter[str] = Counter()
+    extra: Counter[str] = Counter(
+        distinct_pairs=len({pair for pair, candidates in zip(pairs, fused, strict=True) if candidates})
+    )
+    for (alt_text, _), candidates in zip(pairs, fused, strict=True):
+        if not candidates:
+            errors["no_alt_text" if not alt_text.strip() else "no_vec"] += 1
+        for candidate in candidates:
+            extra["candidates"] += 1
+            extra["prompt_tokens"] += candidate.prompt_tokens
+            extra["completion_tokens"] += candidate.completion_tokens
+            extra[f"rejected_{candidate.rejected}" if candidate.rejected else f"accepted_{candidate.prompt_id}"] += 1
+    return RowCounts(
+        rows_in=len(pairs),
+        rows_ok=len(pairs) - sum(errors.values()),
+        errors=dict(errors),
+        fallbacks=sum(bool(made) and all(candidate.rejected for candidate in made) for made in fused),
+        extra=dict(extra),
+    )

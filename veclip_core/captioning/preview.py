@@ -1,0 +1,106 @@
+"""Captions with their pictures, for people to look at: in Dagster, in the report, on the terminal."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from veclip_core.samples import ShardKey
+from veclip_core.shards import ShardSet
+
+THUMBNAIL_PIXELS = 96
+
+
+@dataclass(frozen=True)
+class CaptionPreview:
+    """One sample's texts and its picture as a small JPEG."""
+
+    sample_id: str
+    picture: bytes
+    alt_text: str
+    vec: str
+    vecap: str
+    status: str
+    reason: str | None
+    rejected: str | None
+    """What the fusing model wrote last, where `select` refused it."""
+
+
+def described(describe: ShardSet, list_urls: ShardSet, download: ShardSet, key: ShardKey, count: int) -> list[CaptionPreview]:
+    """The first descriptions of a shard, before anything is fused."""
+    alt_of = {row["url_id"]: row["alt_text"] for row in list_urls.read_table(key, ["url_id", "alt_text"]).to_pylist()}
+    rows = [row for row in describe.read_table(key).to_pylist() if row["status"] == "ok"][:count]
+    pictures = _thumbnails(download, key, [row["url_id"] for row in rows])
+    return [
+        CaptionPreview(row["url_id"], pictures[row["url_id"]], alt_of[row["url_id"]], row["vec"], "", "described", None, None)
+        for row in rows
+    ]
+
+
+def selected(
+    select: ShardSet, download: ShardSet, key: ShardKey, count: int, *, fuse: ShardSet | None = None, status: str | None = None
+) -> list[CaptionPreview]:
+    """The first samples of a shard, of one status or of any; with `fuse`, refused candidates too."""
+    rows = [row for row in select.read_table(key).to_pylist() if row["status"] != "error" and status in (None, row["status"])]
+    rows = rows[:count]
+    pictures = _thumbnails(download, key, [row["url_id"] for row in rows])
+    refused: dict[str, str] = {}
+    if fuse is not None:
+        for candidate in fuse.read_table(key, ["sample_id", "text", "rejected"]).to_pylist():
+            if candidate["rejected"]:
+                refused[candidate["sample_id"]] = candidate["text"]
+    return [
+        CaptionPreview(
+            row["sample_id"],
+            pictures[row["url_id"]],
+            row["alt_text"] or "",
+            row["vec"] or "",
+            row["vecap"] or "",
+            row["status"],
+            row["reason"],
+            refused.get(row["sample_id"]) if row["status"] != "fused" else None,
+        )
+        for row in rows
+    ]
+
+
+def markdown_table(previews: Sequence[CaptionPreview]) -> str:
+    """A table for Dagster's markdown: every text escaped, pictures as data URIs. About 4 kB a row."""
+    lines = ["| picture | AltText | VeC | VeCap | status |", "|---|---|---|---|---|"]
+    for preview in previews:
+        encoded = base64.b64encode(preview.picture).decode()
+        status = preview.status if preview.reason is None else f"{preview.status} ({preview.reason})"
+        cells = [_escaped(text) for text in (preview.alt_text, preview.vec, preview.vecap, status)]
+        lines.append(f"| ![]({'data:image/jpeg;base64,' + encoded}) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _escaped(text: str, at_most: int = 300) -> str:
+    shown = text if len(text) <= at_most else text[:at_most] + "…"
+    escaped = html.escape(" ".join(shown.split()))
+    for char in "\\`*_{}[]()#+!|~":
+        escaped = escaped.replace(char, f"&#{ord(char)};")
+    return escaped
+
+
+def _thumbnails(download: ShardSet, key: ShardKey, of_urls: Sequence[str]) -> dict[str, bytes]:
+    from PIL import Image
+
+    places = {
+        row["url_id"]: (row["offset"], row["bytes"])
+        for row in download.read_table(key, ["url_id", "offset", "bytes"]).to_pylist()
+        if row["url_id"] in set(of_urls)
+    }
+    thumbnails = {}
+    with download.open(key, "tar") as tar:
+        for of_url, (offset, size) in sorted(places.items(), key=lambda place: place[1]):
+            tar.seek(offset)
+            picture = Image.open(io.BytesIO(tar.read(size))).convert("RGB")
+            picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+            buffer = io.BytesIO()
+            picture.save(buffer, "JPEG", quality=80)
+            thumbnails[of_url] = buffer.getvalue()
+    return thumbnails
+
+

@@ -1,0 +1,133 @@
+"""The stage `select`: which text stands as a sample's VeCap. Cheap, on the CPU: a new threshold costs no new caption.
+
+The best fused candidate that passes the check, else `{AltText}, {VeC}`, else the VeC, else the AltText; the row says which.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from veclip_core.captioning.prompts import fuse_prompts
+from veclip_core.captioning.quality import QualityThresholds, judge, kept_shares
+from veclip_core.config import Config
+from veclip_core.samples import SELECT_SCHEMA
+from veclip_core.stage import RowCounts, ShardTask
+
+
+class SelectConfig(Config):
+    """What decides the choice."""
+
+    thresholds: QualityThresholds = QualityThresholds()
+    """What a fused caption must satisfy to stand."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The text that stands for one sample."""
+
+    vecap: str
+    status: str
+    """`fused`, `concatenated`, `vec`, `alt` or `error`."""
+    reason: str | None = None
+    """Why no fused caption stands."""
+    candidate: Mapping[str, Any] | None = None
+    """The fused candidate that was taken."""
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+def choose_caption(
+    alt_text: str, vec: str, candidates: Sequence[Mapping[str, Any]], thresholds: QualityThresholds
+) -> Choice:
+    """The choice for one sample. `candidates` are rows of `fuse`, in order; of those that pass, the one that keeps most wins."""
+    alt_text, vec = alt_text.strip(), vec.strip()
+    passed, reasons = [], []
+    for candidate in candidates:
+        prompt = fuse_prompts().get(candidate["prompt_id"])
+        own_texts = prompt.own_texts if prompt else ()
+        reason = judge(candidate["text"], alt_text, vec, candidate["finish_reason"], thresholds, own_texts)
+        reasons.append(reason)
+        if reason is None:
+            passed.append((candidate, kept_shares(candidate["text"], alt_text, vec)))
+    if passed:
+        best, kept = max(passed, key=lambda pair: sum(pair[1].values()))
+        return Choice(best["text"], "fused", candidate=best, scores=kept)
+    rejected = [reason for reason in reasons if reason]
+    scores: dict[str, Any] = {"rejected": rejected} if rejected else {}
+    if alt_text and vec:
+        return Choice(f"{alt_text}, {vec}", "concatenated", rejected[-1] if rejected else "no_candidate", scores=scores)
+    if vec:
+        return Choice(vec, "vec", "no_alt_text")
+    if alt_text:
+        return Choice(alt_text, "alt", "no_vec")
+    return Choice("", "error", "no_text")
+
+
+@dataclass(frozen=True)
+class SelectOperation:
+    """Inputs: `list_urls`, `download` (which pictures are good), `describe` and `fuse`."""
+
+    name: ClassVar[str] = "select"
+    config: SelectConfig = field(default_factory=SelectConfig)
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[ShardTask], RowCounts]]:
+        yield lambda task: select_shard(task, self.config)
+
+
+def select_shard(task: ShardTask, config: SelectConfig) -> RowCounts:
+    """Write one row for each sample whose picture is good."""
+    good = {row["url_id"] for row in task.read("download", ["url_id", "status"]).to_pylist() if row["status"] == "ok"}
+    described = {row["url_id"]: row for row in task.read("describe").to_pylist()}
+    candidates: dict[str, list[dict[str, Any]]] = {}
+    for candidate in sorted(task.read("fuse").to_pylist(), key=lambda row: row["candidate"]):
+        candidates.setdefault(candidate["sample_id"], []).append(candidate)
+    listed = task.read("list_urls", ["url_id", "sample_id", "alt_text", "status"]).to_pylist()
+    samples = [row for row in listed if row["status"] == "ok" and row["url_id"] in good]
+    rows = [
+        _row(sample, described.get(sample["url_id"], {}), candidates.get(sample["sample_id"], []), config)
+        for sample in samples
+    ]
+    rows.sort(key=lambda row: (row["url_id"], row["sample_id"]))
+    task.write(pa.Table.from_pylist(rows, schema=SELECT_SCHEMA))
+    statuses = Counter(row["status"] for row in rows)
+    errors = Counter(row["error"] for row in rows if row["status"] == "error")
+    ok = len(rows) - statuses["error"]
+    return RowCounts(
+        rows_in=len(rows),
+        rows_ok=ok,
+        errors=dict(errors),
+        fallbacks=ok - statuses["fused"],
+        extra={f"status_{status}": count for status, count in sorted(statuses.items())},
+    )
+
+
+def _row(
+    sample: Mapping[str, Any], described: Mapping[str, Any], candidates: list[dict[str, Any]], config: SelectConfig
+) -> dict[str, Any]:
+    alt_text, vec = sample["alt_text"] or "", described.get("vec") or ""
+    if described.get("error") == "undecodable":
+        # What the describer could not open, training can't either.
+        choice = Choice("", "error", "undecodable")
+    else:
+        choice = choose_caption(alt_text, vec, candidates, config.thresholds)
+    taken = choice.candidate or {}
+    return {
+        "sample_id": sample["sample_id"],
+        "url_id": sample["url_id"],
+        "alt_text": alt_text,
+        "vec": vec,
+        "vecap": choice.vecap,
+        "status": choice.status,
+        "reason": None if choice.status == "error" else choice.reason,
+        "error": choice.reason if choice.status == "error" else None,
+        "model": taken.get("model"),
+        "prompt_id": taken.get("prompt_id"),
+        "vec_model": described.get("model"),
+        "vec_prompt_id": described.get("prompt_id"),
+        "scores": json.dumps(dict(choice.scores), sort_keys=True),
+    }

@@ -1,0 +1,211 @@
+"""`veclip`: every operation of the pipeline without Dagster."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from veclip_core.scales import SCALES, scale_named
+from veclip_core.settings import Settings, SettingsError
+
+app = typer.Typer(
+    help="VeCLIP as a pipeline: URL lists to captions, mixed training and an evaluation report. "
+    "Where things are is said by VECLIP_ROOT and other VECLIP_* variables (see the README).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+sample = typer.Typer(help="The sample world: real drawings with real, noisy titles, for a laptop.", no_args_is_help=True)
+captions = typer.Typer(help="Look at captions.", no_args_is_help=True)
+app.add_typer(sample, name="sample")
+app.add_typer(captions, name="captions")
+
+STAGES_OF_ASSET = {
+    "raw_urls": ("list_urls",),
+    "shards": ("download",),
+    "vecap": ("describe", "fuse", "select"),
+    "manifest": ("mix",),
+}
+TRAININGS = ("clip", "veclip")
+ASSETS = (*STAGES_OF_ASSET, *TRAININGS, "eval_report")
+
+ScaleOption = Annotated[str, typer.Option("--scale", "-s", help=f"One of {', '.join(SCALES)}.")]
+
+
+@sample.command("fetch")
+def sample_fetch(
+    packages: Annotated[
+        Optional[Path], typer.Option(help="A folder with the Debian package files, where apt-get is not at hand.")
+    ] = None,
+) -> None:
+    """Fetch the packages, make the URL list and the evaluation set, fit the stand-in captioner. Done once."""
+    from veclip_core.pipeline import engines
+    from veclip_core.sources.sample_packages import fetch_packages
+    from veclip_core.sources.sample_world import build_world
+
+    cache = Settings.from_environment().cache_folder
+    fetch_packages(cache / "packages", packages)
+    world = build_world(cache / "packages", cache / "world")
+    engines.prepare_sample(Settings.from_environment())
+    typer.echo(f"{world.total_rows:,} URLs in {world.urls}, served on 127.0.0.1:{world.port} while they are downloaded")
+
+
+@app.command()
+def run(
+    asset: Annotated[str, typer.Argument(help=f"One of {', '.join(ASSETS)}.")],
+    scale: ScaleOption = "sample",
+    parts: Annotated[Optional[int], typer.Option(help="Only the first so many parts (shards, vecap, manifest).")] = None,
+    rows: Annotated[Optional[int], typer.Option(help="Only the first so many rows of the URL list (raw_urls).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training (clip, veclip) or of the report.")] = 0,
+    steps: Annotated[Optional[int], typer.Option(help="Fewer training steps, for a trial.")] = None,
+) -> None:
+    """Make one asset of a scale, or what is missing of it. Running it again does nothing that is done."""
+    from veclip_core.pipeline.data import Chain
+
+    if asset not in ASSETS:
+        raise typer.BadParameter(f"there is no asset {asset!r}; there are {', '.join(ASSETS)}")
+    chain = Chain(Settings.from_environment(), _scale(scale))
+    if asset == "raw_urls":
+        _tell(chain.raw_urls(rows).metrics())
+    elif asset == "shards":
+        _tell(chain.shards(parts).metrics())
+    elif asset == "vecap":
+        for report in chain.vecap(parts):
+            _tell(report.metrics())
+    elif asset == "manifest":
+        report, uri = chain.manifest(parts)
+        _tell(report.metrics())
+        typer.echo(uri)
+    elif asset in TRAININGS:
+        from veclip_core.pipeline.training import train_arm
+
+        trained = train_arm(chain, asset, seed, overrides={} if steps is None else {"steps": steps})  # type: ignore[arg-type]
+        _tell({"steps": trained.steps, "samples_per_s": trained.samples_per_s, "final_loss": trained.final_loss})
+        typer.echo(trained.checkpoint)
+    else:
+        from veclip_core.pipeline.evaluation import make_report
+
+        made = make_report(chain, [seed])
+        typer.echo(comparison(made.results))
+        typer.echo(made.report_uri)
+
+
+@app.command()
+def status(scale: ScaleOption = "sample") -> None:
+    """What is done, pending and set aside, stage by stage."""
+    from veclip_core.shards import read_current
+
+    settings, chosen = Settings.from_environment(), _scale(scale)
+    typer.echo(f"{'stage':<11}{'shards done':>12}{'pending':>9}{'set aside':>11}{'rows ok':>10}  identity")
+    for stages in STAGES_OF_ASSET.values():
+        for stage in stages:
+            current = read_current(settings.root, chosen.source.name, stage, chosen.name)
+            if current is None:
+                typer.echo(f"{stage:<11}{'not begun or not finished':>32}")
+                continue
+            shards = current.shard_set(settings.root, chosen.source.name)
+            keys = current.keys()
+            done = len(shards.markers(keys))
+            aside = shards.quarantined(keys)
+            partial = "  partial" if current.partial else ""
+            typer.echo(
+                f"{stage:<11}{done:>12,}{len(keys) - done - len(aside):>9,}{len(aside):>11,}{current.rows_ok:>10,}"
+                f"  {current.identity}{partial}"
+            )
+            for key, why in sorted(aside.items()):
+                typer.echo(f"    {key}: {why['error']}")
+
+
+@captions.command("show")
+def captions_show(
+    scale: ScaleOption = "sample",
+    count: Annotated[int, typer.Option(help="How many samples.")] = 10,
+    status: Annotated[Optional[str], typer.Option(help="Only of one status: fused, concatenated, vec or alt.")] = None,
+) -> None:
+    """AltText, VeC and VeCap of some samples, with the reason where the VeCap is not the language model's."""
+    from veclip_core.captioning.preview import selected
+    from veclip_core.pipeline.data import Chain
+
+    chain = Chain(Settings.from_environment(), _scale(scale))
+    current = chain.current("select", "vecap")
+    sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
+    shown = 0
+    for key in current.keys():
+        if shown >= count:
+            break
+        if key not in sets["select"].markers([key]):
+            continue
+        for look in selected(sets["select"], sets["download"], key, count - shown, fuse=sets["fuse"], status=status):
+            shown += 1
+            why = f"  ({look.reason})" if look.reason else ""
+            typer.echo(f"{look.sample_id}  {look.status}{why}")
+            typer.echo(f"  AltText  {look.alt_text}\n  VeC      {look.vec}\n  VeCap    {look.vecap}")
+            if look.rejected:
+                typer.echo(f"  refused  {look.rejected}")
+
+
+@app.command()
+def results(scale: ScaleOption = "sample") -> None:
+    """The comparison table of the latest report, and where the report is."""
+    from veclip_core import storage
+    from veclip_core.shards import NotMadeYet
+
+    settings, chosen = Settings.from_environment(), _scale(scale)
+    try:
+        found = storage.read_json(storage.join(settings.root, "reports", f"{chosen.name}.json"))
+    except FileNotFoundError:
+        raise NotMadeYet(f"there is no report of scale {chosen.name} yet: run `veclip run eval_report`") from None
+    typer.echo(comparison(found))
+    typer.echo(f"\nReport: {storage.join(settings.root, 'reports', f'{chosen.name}.html')}")
+
+
+def comparison(found: dict[str, Any]) -> str:
+    """The headline of `results.json` as a text table."""
+    rows = {(row["model"], row["metric"]): row for row in found["summary"] if row["split"] == "all"}
+    metrics = [metric for model, metric in rows if model == found["models"][0]]
+    differences = {(row["model"], row["metric"]): row for row in found["differences"] if row["split"] == "all"}
+    lines = [f"{'percent':<28}" + "".join(f"{model:>24}" for model in found["models"]) + f"{'chance':>9}  difference"]
+    for metric in metrics:
+        cells = [rows[model, metric] for model in found["models"]]
+        line = f"{metric:<28}" + "".join(f"{c['value']:>8.2f} [{c['low']:.2f}, {c['high']:.2f}]".rjust(24) for c in cells)
+        line += f"{cells[0]['chance']:>9.2f}"
+        for model in found["models"]:
+            difference = differences.get((model, metric))
+            if difference:
+                word = f"favours {difference['favours']}" if difference["resolved"] else "not resolved"
+                line += f"  {difference['value']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}] {word}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _scale(name: str) -> Any:
+    try:
+        return scale_named(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _tell(numbers: dict[str, float]) -> None:
+    typer.echo(json.dumps(numbers, indent=2))
+
+
+def main() -> None:
+    """The entry point: what a person can mend is one sentence on stderr and exit code 1, not a trace."""
+    from veclip_core.captioning.engines.weights import WeightsMissing
+    from veclip_core.evaluation.sets import EvaluationSetError
+    from veclip_core.shards import NotMadeYet
+    from veclip_core.sources.sample_packages import SampleWorldError
+    from veclip_core.sources.urls import ListError
+    from veclip_core.stage import StageFailed
+    from veclip_core.storage import StorageError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        app()
+    except (
+        EvaluationSetError, ListError, NotMadeYet, SampleWorldError, SettingsError, StageFailed, StorageError, WeightsMissing
+    ) as error:  # fmt: skip
+        sys.stderr.write(f"veclip: {error}\n")
+        raise SystemExit(1) from error

@@ -1,0 +1,1 @@
+"""Zero-shot evaluation of image-text models: retrieval and classification with intervals, and the report that shows them."""

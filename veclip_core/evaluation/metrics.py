@@ -1,0 +1,104 @@
+"""The metrics of an evaluation by name, each as a function of picture weights, and what chance gives.
+
+All are in percent. In a split, the queries are those of the split's pictures; the gallery and the classes are the whole set's,
+so that splits are compared at the same difficulty.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from veclip_core.evaluation import statistics
+from veclip_core.evaluation.retrieval import RECALL_AT, chance_rank_percent, chance_recall, rank_percent
+from veclip_core.evaluation.sets import EvaluationSet
+from veclip_core.evaluation.statistics import Statistic
+
+HEADLINE = ("mean_recall", "mean_rank")
+CLASS_TOP = (1, 5)
+FEWEST_CLASSES_FOR_TOP_5 = 10
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """1-based ranks of the right match for every query of one model on one set."""
+
+    i2t_N: np.ndarray
+    t2i_M: np.ndarray
+    classes: Mapping[str, np.ndarray]
+    """By labelling: the rank of the right class for each picture."""
+
+
+def better(metric: str) -> Literal["higher", "lower"]:
+    return "lower" if metric.endswith("mean_rank") else "higher"
+
+
+def metric_statistics(ranks: Ranks, evaluation_set: EvaluationSet) -> dict[str, Statistic]:
+    """Every metric of the set, in the order of the report."""
+    pictures, captions = len(evaluation_set), len(evaluation_set.captions)
+    owner_M = evaluation_set.caption_picture_M
+    captions_N = np.bincount(owner_M, minlength=pictures)
+
+    def over_captions(value_M: np.ndarray) -> Statistic:
+        return statistics.ratio(np.bincount(owner_M, weights=value_M, minlength=pictures), captions_N)
+
+    found: dict[str, Statistic] = {}
+    for k in RECALL_AT:
+        found[f"i2t_r@{k}"] = statistics.ratio(100.0 * (ranks.i2t_N <= k))
+        found[f"t2i_r@{k}"] = over_captions(100.0 * (ranks.t2i_M <= k))
+    ways = {
+        "i2t_mean_rank": statistics.ratio(rank_percent(ranks.i2t_N, captions)),
+        "t2i_mean_rank": over_captions(rank_percent(ranks.t2i_M, pictures)),
+    }
+    found = {
+        "mean_recall": statistics.mean_of(list(found.values())),
+        "mean_rank": statistics.mean_of(list(ways.values())),
+        **found,
+        **ways,
+    }
+    for label, rank_N in ranks.classes.items():
+        for k in _tops(len(set(evaluation_set.labels[label]))):
+            found[f"zeroshot_top{k}_{label}"] = statistics.ratio(100.0 * (rank_N <= k))
+        found[f"zeroshot_per_class_{label}"] = statistics.mean_per_class(
+            100.0 * (rank_N <= 1), np.array(evaluation_set.labels[label])
+        )
+    return found
+
+
+def chance(evaluation_set: EvaluationSet, split: str) -> dict[str, float]:
+    """What a random order of the gallery gives for the queries of the split."""
+    mask_N = evaluation_set.splits[split]
+    pictures, captions = len(evaluation_set), len(evaluation_set.captions)
+    right_i2t = np.bincount(evaluation_set.caption_picture_M, minlength=pictures)[mask_N]
+    right_t2i = np.ones(int(mask_N[evaluation_set.caption_picture_M].sum()))
+    found: dict[str, float] = {}
+    for k in RECALL_AT:
+        found[f"i2t_r@{k}"] = chance_recall(k, captions, right_i2t)
+        found[f"t2i_r@{k}"] = chance_recall(k, pictures, right_t2i)
+    ways = {
+        "i2t_mean_rank": chance_rank_percent(captions, right_i2t),
+        "t2i_mean_rank": chance_rank_percent(pictures, right_t2i),
+    }
+    found |= {
+        "mean_recall": float(np.mean(list(found.values()))),
+        "mean_rank": float(np.mean(list(ways.values()))),
+        **ways,
+    }
+    for label, names in evaluation_set.labels.items():
+        classes = len(set(names))
+        for k in _tops(classes):
+            found[f"zeroshot_top{k}_{label}"] = 100 * k / classes
+        found[f"zeroshot_per_class_{label}"] = 100 / classes
+    return found
+
+
+def _tops(classes: int) -> tuple[int, ...]:
+    """Top-5 of nine classes says nothing."""
+    return CLASS_TOP if classes >= FEWEST_CLASSES_FOR_TOP_5 else CLASS_TOP[:1]
+
+
+def queries(evaluation_set: EvaluationSet, split: str, metric: str) -> int:
+    """How many queries the metric is a mean of: captions for t2i, pictures otherwise."""
+    mask_N = evaluation_set.splits[split]
+    return int(mask_N[evaluation_set.caption_picture_M].sum() if metric.startswith("t2i") else mask_N.sum())

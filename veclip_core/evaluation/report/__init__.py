@@ -1,0 +1,26 @@
+"""The report: one self-contained HTML page made from `results.json` and from examples."""
+
+from veclip_core.evaluation.report.inputs import (
+    CaptionExample,
+    DataCard,
+    HowTo,
+    LossCurve,
+    Source,
+    StageRows,
+    StandIn,
+)
+from veclip_core.evaluation.report.page import write_report
+from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval_examples
+
+__all__ = [
+    "CaptionExample",
+    "DataCard",
+    "HowTo",
+    "LossCurve",
+    "RetrievalExamples",
+    "Source",
+    "StageRows",
+    "StandIn",
+    "retrieval_examples",
+    "write_report",
+]

@@ -1,0 +1,137 @@
+"""Figures as inline SVG whose colours are the page's CSS variables, so that they follow light, dark and print."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veclip_core.evaluation.report.inputs import LossCurve
+from veclip_core.evaluation.report.words import SPLIT_NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# matplotlib is given these colours; the finished SVG gets the CSS variables in their place.
+INK, MUTED, LINE = "#010101", "#020202", "#030303"
+MODELS = ("#040404", "#050505", "#060606", "#070707")
+CSS_VARIABLES = {
+    INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)",
+    MODELS[0]: "var(--base)", MODELS[1]: "var(--ours)", MODELS[2]: "var(--third)", MODELS[3]: "var(--fourth)",
+}  # fmt: skip
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+SMOOTH_OVER = 20
+
+Rows = Mapping[tuple[str, str, str], Mapping[str, Any]]
+"""Summary rows of one set by (model, split, metric)."""
+
+
+def headline_figure(rows: Rows, models: Sequence[str], labels: Mapping[str, str], metric: str, title: str) -> str:
+    """Points with intervals for each split, chance as a dashed line."""
+    splits = [split for split in SPLIT_NAMES if (models[0], split, metric) in rows]
+    figure, axes = _figure(height=0.75 + 0.62 * len(splits))
+    for place, split in enumerate(splits):
+        for number, model in enumerate(models):
+            row = rows[model, split, metric]
+            y = place + (number - (len(models) - 1) / 2) * 0.26
+            axes.plot([row["low"], row["high"]], [y, y], color=_colour(number), linewidth=2, solid_capstyle="round")
+            axes.plot(row["value"], y, "o", color=_colour(number), markersize=6)
+    chance = rows[models[0], "all", metric]["chance"]
+    axes.axvline(chance, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+    axes.annotate(
+        "chance", (chance, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", color=MUTED, fontsize=8
+    )
+    axes.set_yticks(range(len(splits)), [_two_lines(SPLIT_NAMES[split]) for split in splits])
+    axes.set_ylim(len(splits) - 0.45, -0.55)
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    axes.set_xlabel("percent")
+    return _svg(figure, f"{title}: " + "; ".join(
+        f"{labels[m]} {rows[m, 'all', metric]['value']:.2f}" for m in models
+    ) + f"; chance {chance:.2f}")  # fmt: skip
+
+
+def bars_figure(
+    rows: Rows, models: Sequence[str], labels: Mapping[str, str], ticks: Mapping[str, str], title: str
+) -> str:
+    """Grouped bars with intervals, chance as a short line across each group. `ticks`: metric -> text below it."""
+    figure, axes = _figure(height=2.5)
+    width = 0.74 / len(models)
+    for number, model in enumerate(models):
+        found = [rows[model, "all", metric] for metric in ticks]
+        x = np.arange(len(ticks)) + (number - (len(models) - 1) / 2) * width
+        axes.bar(x, [row["value"] for row in found], width * 0.92, color=_colour(number), linewidth=0)
+        axes.vlines(x, [row["low"] for row in found], [row["high"] for row in found], color=INK, linewidth=1.1)
+    chances = [rows[models[0], "all", metric]["chance"] for metric in ticks]
+    axes.hlines(chances, np.arange(len(ticks)) - 0.45, np.arange(len(ticks)) + 0.45, color=MUTED, linewidth=1.1,
+                linestyle=(0, (3, 2)))  # fmt: skip
+    axes.set_xticks(range(len(ticks)), list(ticks.values()))
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.set_ylabel("percent")
+    values = "; ".join(f"{tick}: " + ", ".join(f"{labels[m]} {rows[m, 'all', metric]['value']:.2f}" for m in models)
+                       for metric, tick in ticks.items())  # fmt: skip
+    return _svg(figure, f"{title}. {values}")
+
+
+def loss_figure(curves: Sequence[LossCurve], models: Sequence[str]) -> str:
+    """Every seed: the logged loss faintly, its running mean on top."""
+    figure, axes = _figure(height=2.7)
+    for curve in curves:
+        colour = _colour(models.index(curve.model) if curve.model in models else len(models))
+        steps, losses = np.asarray(curve.steps), np.asarray(curve.losses, dtype=np.float64)
+        window = max(1, min(SMOOTH_OVER, len(losses) // 10))
+        axes.plot(steps, losses, color=colour, linewidth=0.6, alpha=0.28)
+        if len(losses) >= window:
+            smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+            axes.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.5)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss")
+    return _svg(figure, "Training loss by step")
+
+
+def _colour(number: int) -> str:
+    return MODELS[number % len(MODELS)]
+
+
+def _two_lines(text: str) -> str:
+    words = text.split()
+    return text if len(text) < 16 else f"{' '.join(words[: len(words) // 2])}\n{' '.join(words[len(words) // 2 :])}"
+
+
+def _figure(height: float) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, height), layout="constrained")
+    axes = figure.add_subplot()
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(LINE)
+    axes.tick_params(length=0, colors=INK, labelsize=9)
+    axes.xaxis.label.set(color=MUTED, fontsize=9)
+    axes.yaxis.label.set(color=MUTED, fontsize=9)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: "Figure", description: str) -> str:
+    import matplotlib
+    from markupsafe import escape
+
+    out = io.StringIO()
+    metadata: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    # parse_math off: a dollar sign in a name is a dollar sign.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description, "text.parse_math": False}):
+        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<svg [^>]*viewBox="([^"]+)"[^>]*>', lambda found: (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{found[1]}" '
+        f'role="img" aria-label="{escape(description)}">'
+    ), svg, count=1)  # fmt: skip
+    svg = re.sub(r"font: ([0-9.]+)px [^;\"]+", rf"font: \1px {FONT}", svg)
+    for colour, variable in CSS_VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg

@@ -1,0 +1,86 @@
+"""What the report shows beside the results: plain, frozen rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Picture = bytes | Path
+"""The encoded bytes of a picture, or its file."""
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Training loss of one model and seed, one point a logged step."""
+
+    model: str
+    seed: int
+    steps: Sequence[int]
+    losses: Sequence[float]
+
+
+@dataclass(frozen=True)
+class CaptionExample:
+    """One sample's three texts. All texts are shown as they are: they may be hostile."""
+
+    picture: Picture
+    alt_text: str
+    vec: str
+    vecap: str
+    status: str
+    """Of the `select` stage: "fused", "concatenated", "vec" or "alt"."""
+    reason: str | None = None
+    """Why the text is not the fusion model's."""
+    rejected: str | None = None
+    """What the fusion model wrote, where that was refused."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One collection of pictures, texts or weights."""
+
+    name: str
+    use: str
+    licence: str
+    items: int | None = None
+    url: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """The sum of one stage: rows_in = rows_ok + errors."""
+
+    stage: str
+    rows_in: int
+    rows_ok: int
+    errors: Mapping[str, int] = field(default_factory=dict)
+    fallbacks: int = 0
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A part of the paper's chain that something smaller stands in for."""
+
+    part: str
+    stand_in: str
+    stands_for: str
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class DataCard:
+    sources: Sequence[Source]
+    stages: Sequence[StageRows]
+    caption_statuses: Mapping[str, int] = field(default_factory=dict)
+    """Samples of the manifest by status of their VeCap."""
+    stand_ins: Sequence[StandIn] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class HowTo:
+    """How to repeat the results."""
+
+    commands: Sequence[str]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Machine, versions, identities, durations: name -> value."""

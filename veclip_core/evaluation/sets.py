@@ -1,0 +1,135 @@
+"""Evaluation sets: pictures, their captions (one or several each), class labels, and splits.
+
+Legend of the shapes: N pictures, M captions, `caption_picture_M[m]` is the row of the picture that caption m describes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from veclip_core.config import digest_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ITEM_COLUMNS = ("hexcode", "caption", "group", "subgroup", "file", "sha256", "concept_split")
+OPENMOJI_SPLITS = ("fitted", "unseen")
+
+
+class EvaluationSetError(ValueError):
+    """The set is missing or malformed; the message says how to mend it."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """N pictures with M captions. Pictures are opened when needed; everything else is in memory."""
+
+    name: str
+    ids: tuple[str, ...]
+    files: tuple[Path, ...]
+    captions: tuple[str, ...]
+    caption_picture_M: np.ndarray
+    labels: Mapping[str, tuple[str, ...]]
+    """By labelling (e.g. "subgroup"): the class name of each picture."""
+    splits: Mapping[str, np.ndarray]
+    """By split: a mask over pictures. "all" is always there."""
+    content: str
+    """Digest of the pictures, captions, labels and splits."""
+
+    def __post_init__(self) -> None:
+        pictures, captions = len(self.files), len(self.captions)
+        lengths = [len(self.ids), *(len(x) for x in self.labels.values()), *(len(x) for x in self.splits.values())]
+        if pictures < 2 or any(length != pictures for length in lengths) or len(self.caption_picture_M) != captions:
+            raise EvaluationSetError(f"{self.name}: ids, labels, splits and captions do not match {pictures} pictures")
+        if set(np.unique(self.caption_picture_M).tolist()) != set(range(pictures)):
+            raise EvaluationSetError(
+                f"{self.name}: every picture needs at least one caption, and every caption a picture"
+            )
+        if "all" not in self.splits or not all(mask.any() for mask in self.splits.values()):
+            raise EvaluationSetError(f"{self.name}: the split 'all' is missing, or a split is empty")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def open_picture(self, row: int) -> "Image":
+        """The picture as RGB; transparent pixels become white."""
+        from PIL import Image
+
+        with Image.open(self.files[row]) as picture:
+            if picture.mode == "RGB":
+                return picture.copy()
+            with_alpha = picture.convert("RGBA")
+            white = Image.new("RGBA", with_alpha.size, "white")
+            return Image.alpha_composite(white, with_alpha).convert("RGB")
+
+    @cached_property
+    def captions_of(self) -> tuple[tuple[str, ...], ...]:
+        """The captions of each picture, in order."""
+        grouped: list[list[str]] = [[] for _ in self.files]
+        for caption, row in zip(self.captions, self.caption_picture_M, strict=True):
+            grouped[row].append(caption)
+        return tuple(tuple(captions) for captions in grouped)
+
+
+def ragged_set(
+    name: str,
+    files: Sequence[Path],
+    captions: Sequence[Sequence[str]],
+    *,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    content: str,
+) -> EvaluationSet:
+    """A set with several captions a picture and no splits, as COCO and Flickr30k are. `content` is a digest of the files."""
+    counts = [len(texts) for texts in captions]
+    return EvaluationSet(
+        name=name,
+        ids=tuple(file.stem for file in files),
+        files=tuple(files),
+        captions=tuple(text for texts in captions for text in texts),
+        caption_picture_M=np.repeat(np.arange(len(counts)), counts),
+        labels={key: tuple(values) for key, values in (labels or {}).items()},
+        splits={"all": np.ones(len(files), dtype=bool)},
+        content=digest_of([content, [list(texts) for texts in captions]]),
+    )
+
+
+def read_openmoji(folder: Path) -> EvaluationSet:
+    """The emoji of an artist whom neither captioner nor model has seen. Splits: the captioner was fitted on the concept
+    (as drawn by others), or the concept was held out from it. Raises EvaluationSetError with the command that mends it."""
+    import pyarrow.parquet as pq
+
+    items = folder / "items.parquet"
+    if not items.is_file():
+        raise EvaluationSetError(f"no evaluation set in {folder}: run `veclip sample fetch` first")
+    table = pq.read_table(items)
+    if missing := [column for column in ITEM_COLUMNS if column not in table.column_names]:
+        raise EvaluationSetError(f"{items} lacks the columns {', '.join(missing)}: run `veclip sample fetch` again")
+    rows = sorted(table.select(ITEM_COLUMNS).to_pylist(), key=lambda row: row["hexcode"])
+    files = tuple(_file_of(folder, row["file"]) for row in rows)
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise EvaluationSetError(
+            f"{len(absent)} of {len(files)} pictures of {folder} are missing, {absent[0]} first: run `veclip sample fetch` again"
+        )
+    if unknown := {row["concept_split"] for row in rows} - set(OPENMOJI_SPLITS):
+        raise EvaluationSetError(f"{items}: concept_split is {sorted(unknown)}, not one of {OPENMOJI_SPLITS}")
+    split_of = np.array([row["concept_split"] for row in rows])
+    splits = {"all": np.ones(len(rows), dtype=bool)} | {split: split_of == split for split in OPENMOJI_SPLITS}
+    return EvaluationSet(
+        name="openmoji",
+        ids=tuple(row["hexcode"] for row in rows),
+        files=files,
+        captions=tuple(row["caption"] for row in rows),
+        caption_picture_M=np.arange(len(rows)),
+        labels={label: tuple(row[label] for row in rows) for label in ("group", "subgroup")},
+        splits={split: mask for split, mask in splits.items() if mask.any()},
+        content=digest_of([[row[column] for column in ITEM_COLUMNS if column != "file"] for row in rows]),
+    )
+
+
+def _file_of(folder: Path, file: str) -> Path:
+    """`file` may be a bare name or already carry `images/`."""
+    return folder / file if file.startswith("images/") else folder / "images" / file

@@ -1,0 +1,111 @@
+"""Bootstrap percentile intervals over queries, and over queries and seeds together.
+
+The unit that is drawn is the picture, with all its captions: captions of one picture are not independent of each other.
+A draw is a vector of weights over pictures; a metric is a function of weights, so that the same draws serve every metric,
+model and seed, and differences are paired. Shapes: B draws, N pictures, S seeds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""Weights over pictures [B, N] -> values [B]."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def ratio(total_N: np.ndarray, count_N: np.ndarray | None = None) -> Statistic:
+    """The mean of a value over queries, where picture n carries `count_N[n]` queries (default 1) that sum to `total_N[n]`."""
+    total = np.asarray(total_N, dtype=np.float64)
+    count = np.ones_like(total) if count_N is None else np.asarray(count_N, dtype=np.float64)
+
+    def value(weights_BN: np.ndarray) -> np.ndarray:
+        return (weights_BN @ total) / (weights_BN @ count)
+
+    return value
+
+
+def mean_of(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean of several metrics, drawn together."""
+
+    def value(weights_BN: np.ndarray) -> np.ndarray:
+        return np.mean([statistic(weights_BN) for statistic in statistics], axis=0)
+
+    return value
+
+
+def mean_per_class(value_N: np.ndarray, class_N: np.ndarray) -> Statistic:
+    """The mean over classes of the class's mean; a class of which a draw holds no picture is left out of that draw."""
+    classes, class_of_N = np.unique(class_N, return_inverse=True)
+    member_NC = np.eye(len(classes))[class_of_N]
+    value_NC = member_NC * np.asarray(value_N, dtype=np.float64)[:, None]
+
+    def value(weights_BN: np.ndarray) -> np.ndarray:
+        count_BC = weights_BN @ member_NC
+        total_BC = weights_BN @ value_NC
+        per_class_BC = np.divide(total_BC, count_BC, out=np.zeros_like(total_BC), where=count_BC > 0)
+        return per_class_BC.sum(1) / (count_BC > 0).sum(1)
+
+    return value
+
+
+def draw_weights(mask_N: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """How often each picture is drawn [draws, N]; only pictures in the mask are."""
+    chosen = np.flatnonzero(mask_N)
+    drawn_BN = chosen[np.random.default_rng([seed, len(chosen)]).integers(len(chosen), size=(draws, len(chosen)))]
+    cells = drawn_BN + np.arange(draws)[:, None] * len(mask_N)
+    return np.bincount(cells.ravel(), minlength=draws * len(mask_N)).reshape(draws, len(mask_N)).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A metric of one model and seed: its value, and its value in every draw."""
+
+    value: float
+    draws_B: np.ndarray
+
+
+def draw(statistic: Statistic, mask_N: np.ndarray, weights_BN: np.ndarray) -> Drawn:
+    return Drawn(float(statistic(np.asarray(mask_N, dtype=np.float64)[None])[0]), statistic(weights_BN))
+
+
+def draw_seed_weights(seeds: int, draws: int, seed: int) -> np.ndarray:
+    """Weights of the seeds' results [draws, S], each row summing to 1. The spread is scaled by sqrt(S / (S-1)) (Rao and Wu's
+    rescaled bootstrap), because drawing S from S understates the variance of a mean by (S-1)/S: by a third for three seeds."""
+    if seeds == 1:
+        return np.ones((draws, 1))
+    counts_BS = np.random.default_rng([seed, seeds, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    return 1 / seeds + (counts_BS / seeds - 1 / seeds) * np.sqrt(seeds / (seeds - 1))
+
+
+def interval(
+    by_seed: Sequence[Drawn], minus: Sequence[Drawn] | None = None, *, seed: int, confidence: float = 0.95
+) -> Interval:
+    """The interval of the mean over seeds of a metric, or of its paired difference to `minus` (same seeds, same draws).
+
+    Anti-conservative where seeds are few and differ much: a percentile interval knows no Student's t."""
+    value_S = np.array([drawn.value for drawn in by_seed])
+    draws_BS = np.stack([drawn.draws_B for drawn in by_seed], axis=1)
+    if minus is not None:
+        if len(minus) != len(by_seed):
+            raise ValueError(
+                f"a paired difference needs the same seeds on both sides, not {len(by_seed)} and {len(minus)}"
+            )
+        value_S = value_S - np.array([drawn.value for drawn in minus])
+        draws_BS = draws_BS - np.stack([drawn.draws_B for drawn in minus], axis=1)
+    draws, seeds = draws_BS.shape
+    draws_B = (draws_BS * draw_seed_weights(seeds, draws, seed)).sum(1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws_B, [tail, 1 - tail])
+    return Interval(float(value_S.mean()), float(low), float(high))

@@ -1,0 +1,1 @@
+"""What training reads of a sample: the manifest and the choice among captions."""

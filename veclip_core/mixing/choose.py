@@ -1,0 +1,75 @@
+"""Which of a sample's texts a training step reads: a pure function, the same in any order and in any process.
+
+The draw is per sample and epoch (PAPER.md, mixed training), so an interrupted training, a different number of workers or
+another order of the manifest give every sample the same text.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+ALT_TEXT = "alt"
+NO_TEXT = "none"
+MIN_GENERATED_WORDS = 2
+"""A generated text below this falls back to the AltText (LaCLIP's rule); a one-word AltText stands."""
+
+_UNIT = 2.0**-53
+
+
+def draw(seed: int, epoch: int, sample_id: str) -> float:
+    """A number in [0, 1) with 53 random bits."""
+    digest = hashlib.blake2b(f"{seed}:{epoch}:{sample_id}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) * _UNIT
+
+
+def choose(seed: int, epoch: int, sample_id: str, weights: Mapping[str, float]) -> str:
+    """The caption source drawn for one sample in one epoch.
+
+    Args:
+        weights: caption column to weight, not negative, of any positive sum; the draw runs along them in the given order.
+
+    Raises:
+        ValueError: when no weight is positive.
+    """
+    total = sum(weights.values())
+    if not total > 0 or any(not weight >= 0 for weight in weights.values()):
+        raise ValueError(f"caption weights must be positive or zero, and one positive: {dict(weights)}")
+    point = draw(seed, epoch, sample_id) * total
+    reached = 0.0
+    chosen = ""
+    for source, weight in weights.items():
+        if weight == 0:
+            continue
+        chosen = source
+        reached += weight
+        if point < reached:
+            break
+    return chosen
+
+
+def caption_of(
+    row: Mapping[str, str | None], seed: int, epoch: int, weights: Mapping[str, float]
+) -> tuple[str, str, bool]:
+    """The text a sample is trained on in this epoch.
+
+    An unusable choice falls back to the AltText, then to the other sources that have a weight. A source without a weight is
+    never read: the arm that trains on AltText alone must not see a generated text.
+
+    Args:
+        row: a manifest row: `sample_id` and the caption columns.
+
+    Returns:
+        The text, the source it came from (`none`, with an empty text, where no source is usable), whether it fell back.
+    """
+    chosen = choose(seed, epoch, str(row["sample_id"]), weights)
+    if is_usable(row.get(chosen), chosen):
+        return str(row[chosen]).strip(), chosen, False
+    for source in (ALT_TEXT, *(name for name, weight in weights.items() if weight > 0)):
+        if is_usable(row.get(source), source):
+            return str(row[source]).strip(), source, True
+    return "", NO_TEXT, True
+
+
+def is_usable(text: str | None, source: str) -> bool:
+    """Whether a text can be trained on: one word of AltText, two of a generated text."""
+    words = len((text or "").split())
+    return words >= (1 if source == ALT_TEXT else MIN_GENERATED_WORDS)

@@ -1,0 +1,107 @@
+"""The stage `mix`: one row a sample that training can use, with where its picture lies and a column per caption source.
+
+The draw between the columns is not made here: it is `choose`, at every step of training. So one manifest serves every mix.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from veclip_core import storage
+from veclip_core.config import Config
+from veclip_core.mixing.choose import ALT_TEXT, is_usable
+from veclip_core.samples import MIX_SCHEMA
+from veclip_core.shards import Current
+from veclip_core.stage import RowCounts, ShardTask, StageReport, Work
+
+CAPTION_COLUMNS = ("alt", "vec", "vecap")
+
+
+class MixConfig(Config):
+    """What decides the rows of a manifest."""
+
+    columns: tuple[str, ...] = CAPTION_COLUMNS
+    """Caption sources, each a column."""
+
+
+@dataclass(frozen=True)
+class MixOperation:
+    """Joins `select` with where `download` put the pictures, by url_id."""
+
+    config: MixConfig
+    name: ClassVar[str] = "mix"
+
+    @contextmanager
+    def open(self) -> Iterator[Work]:
+        yield _mix
+
+
+def _mix(task: ShardTask) -> RowCounts:
+    downloads = task.inputs["download"]
+    tar = downloads.relative_file(task.key, "tar")
+    picture_of = {
+        row["url_id"]: row
+        for row in task.read("download", ["url_id", "status", "offset", "bytes"]).to_pylist()
+        if row["status"] == "ok"
+    }
+    errors: Counter[str] = Counter()
+    rows: list[dict[str, Any]] = []
+    captions = task.read("select").to_pylist()
+    for caption in captions:
+        texts = {"alt": caption["alt_text"] or "", "vec": caption["vec"] or "", "vecap": caption["vecap"] or ""}
+        picture = picture_of.get(caption["url_id"])
+        if picture is None:
+            errors["no_picture"] += 1
+        elif not any(is_usable(text, source) for source, text in texts.items()):
+            errors["no_text"] += 1
+        else:
+            rows.append(
+                {
+                    "sample_id": caption["sample_id"],
+                    "url_id": caption["url_id"],
+                    "tar": tar,
+                    "offset": picture["offset"],
+                    "bytes": picture["bytes"],
+                    **texts,
+                    "vecap_status": caption["status"],
+                }
+            )
+    distinct = len({row["sample_id"] for row in rows})
+    if distinct != len(rows):
+        raise ValueError(f"{len(rows) - distinct} sample_ids stand twice in {task.key}: `select` is damaged")
+    task.write(pa.Table.from_pylist(rows, MIX_SCHEMA))
+    by_column = {f"with_{source}": float(sum(bool(row[source]) for row in rows)) for source in CAPTION_COLUMNS}
+    no_alt_text = sum(not is_usable(row["alt"], ALT_TEXT) for row in rows)
+    return RowCounts(
+        len(captions),
+        len(rows),
+        dict(errors),
+        extra={"distinct_ids": float(distinct), "without_alt_text": float(no_alt_text), **by_column},
+    )
+
+
+def write_manifest_json(root: str, source: str, current: Current, report: StageReport) -> str:
+    """Write `<scale>.manifest.json` beside the shards: what training and other tools read first. Returns its address."""
+    shards = current.shard_set(root, source)
+    uri = storage.join(shards.uri, f"{current.scale}.manifest.json")
+    storage.write_json(
+        uri,
+        {
+            "scale": current.scale,
+            "digest": report.digest,
+            "rows": report.rows_ok,
+            "errors": dict(report.errors),
+            "columns": list(CAPTION_COLUMNS),
+            "counts": dict(report.extra),
+            "default_weights": {"alt": 0.5, "vecap": 0.5},
+            "partial": current.partial,
+            "files": [f"{shards.stage}/{shards.identity}/{key}.parquet" for key in current.keys()],
+            "tars_relative_to": storage.join(root, source),
+            "inputs": dict(current.inputs),
+        },
+    )
+    return uri

@@ -1,0 +1,237 @@
+"""The data assets of a scale: URLs, shards, captions, manifest. Each runs its stages and moves what is current."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from veclip_core import storage
+from veclip_core.captioning.describe import DescribeOperation
+from veclip_core.captioning.fuse import FuseOperation
+from veclip_core.captioning.select import SelectOperation
+from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
+from veclip_core.execution.local import LocalExecutor
+from veclip_core.mixing.manifest import MixConfig, MixOperation, write_manifest_json
+from veclip_core.pipeline import engines
+from veclip_core.samples import Grid, ShardKey
+from veclip_core.scales import Scale
+from veclip_core.settings import Settings
+from veclip_core.shards import Current, NotMadeYet, ShardSet, promote, read_current
+from veclip_core.sources.list_urls import ListUrlsOperation, scan
+from veclip_core.sources.sample_server import SampleServer
+from veclip_core.sources.sample_world import build_world
+from veclip_core.sources.urls import UrlList
+from veclip_core.stage import Operation, StageReport, output_of, run_stage
+
+logger = logging.getLogger(__name__)
+
+OnPart = Callable[[int, str, Mapping[str, Any]], None]
+"""Called with a part's number, the stage, and the sums of its shards, when the last shard of the part is done."""
+OnShard = Callable[[str, ShardSet, ShardKey], None]
+"""Called with the stage, its output and the shard, when a shard is done: for previews while the rest is made."""
+
+
+def _no_part(part: int, stage: str, sums: Mapping[str, Any]) -> None:
+    return
+
+
+def _no_shard(stage: str, output: ShardSet, key: ShardKey) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One scale on one root."""
+
+    settings: Settings
+    scale: Scale
+    on_part: OnPart = _no_part
+    on_shard: OnShard = _no_shard
+
+    @property
+    def root(self) -> str:
+        return self.settings.root
+
+    @property
+    def source(self) -> str:
+        return self.scale.source.name
+
+    def current(self, stage: str, asset: str) -> Current:
+        """Raises NotMadeYet with the command that makes it."""
+        found = read_current(self.root, self.source, stage, self.scale.name)
+        if found is None:
+            name = f"{asset}_{self.scale.name}"
+            raise NotMadeYet(
+                f"{name} is not made yet at {self.root}. Run `dagster asset materialize --select {name}`"
+                f" (or `veclip run {asset} --scale {self.scale.name}`) first."
+            )
+        return found
+
+    def raw_urls(self, rows: int | None = None) -> StageReport:
+        """List the URLs. `rows`: only the first so many of the list, which makes it partial.
+
+        Raises:
+            NotMadeYet: when the scale has no URL list.
+        """
+        found = scan(
+            replace(self.url_list(), rows=rows),
+            self.settings.cache_folder / "scans" / self.source / ("all" if rows is None else f"first-{rows}"),
+            rows_per_part=self.scale.source.rows_per_part,
+            rows_per_shard=self.scale.source.rows_per_shard,
+        )
+        parts = min(self.scale.parts, found.grid.parts)
+        return self._run(
+            found.operation(self.source), found.grid, parts, {}, LocalExecutor(1), inputs={}, partial=rows is not None
+        )
+
+    def url_list(self) -> UrlList:
+        """The scale's URL list: the sample world's own, or the one that VECLIP_URLS names."""
+        if self.settings.urls:
+            return UrlList(tuple(piece.strip() for piece in self.settings.urls.split(",")))
+        if self.source == "openclipart":
+            world = build_world(self.settings.cache_folder / "packages", self.settings.cache_folder / "world")
+            return UrlList((str(world.urls),))
+        raise NotMadeYet(
+            f"raw_urls_{self.scale.name} needs a URL list: set VECLIP_URLS to a parquet, csv, tsv or jsonl file or pattern"
+            " with a URL and an AltText column, local or remote (for example s3://bucket/urls/*.parquet)."
+        )
+
+    def shards(self, parts: int | None = None) -> StageReport:
+        """Download. `parts`: only the first so many, which makes it partial."""
+        urls = self.current("list_urls", "raw_urls")
+        inputs = {"list_urls": urls.shard_set(self.root, self.source)}
+        runtime = DownloadRuntime(
+            threads=self.settings.download_threads,
+            allowed_hosts=self.settings.allow_hosts,
+        )
+        served = nullcontext()
+        if self._serves_itself():
+            server = SampleServer(self.settings.cache_folder / "world")
+            served = server
+            runtime = replace(runtime, allowed_hosts=(*self.settings.allow_hosts, server.host_and_port))
+        operation = DownloadOperation(DownloadConfig(), runtime)
+        executor = LocalExecutor(self.settings.download_workers)
+        with served:
+            return self._run(operation, urls.grid, _first(parts, urls), {"list_urls": urls}, executor, inputs=inputs,
+                             partial=_limited(parts, urls))  # fmt: skip
+
+    def _serves_itself(self) -> bool:
+        return self.source == "openclipart" and not self.settings.urls
+
+    def vecap(self, parts: int | None = None) -> tuple[StageReport, StageReport, StageReport]:
+        """Describe, fuse, select; the reports of the three. What is current moves when the last of them succeeds."""
+        downloads = self.current("download", "shards")
+        inputs = {
+            "list_urls": downloads.input(self.root, self.source, "list_urls"),
+            "download": downloads.shard_set(self.root, self.source),
+        }
+        count, partial = _first(parts, downloads), _limited(parts, downloads)
+        operations: list[Operation] = [
+            engines.describe_operation(self.scale, self.settings),
+            engines.fuse_operation(self.scale, self.settings),
+            engines.select_operation(),
+        ]
+        executor = LocalExecutor(self.settings.caption_workers, {"OMP_NUM_THREADS": str(self.settings.threads)})
+        reports = []
+        for operation in operations:
+            takes = {name: inputs[name] for name in engines.INPUTS[operation.name]}
+            reports.append(self._map(operation, downloads.grid, count, takes, executor, partial))
+            inputs[operation.name] = output_of(operation, self.root, self.source, takes)
+        for report in reports:
+            self._promote(report, downloads.grid, {name: shards.identity for name, shards in inputs.items()})
+        describe, fuse, select = reports
+        return describe, fuse, select
+
+    def manifest(self, parts: int | None = None) -> tuple[StageReport, str]:
+        """Join captions with pictures; the report and the address of the manifest's JSON."""
+        captions = self.current("select", "vecap")
+        inputs = {name: captions.input(self.root, self.source, name) for name in ("download", "select")}
+        operation = MixOperation(MixConfig())
+        report = self._map(operation, captions.grid, _first(parts, captions), inputs, LocalExecutor(1), _limited(parts, captions))
+        current = self._current(report, captions.grid, {**captions.inputs, "mix": report.identity})
+        uri = write_manifest_json(self.root, self.source, current, report)
+        promote(self.root, self.source, current)
+        return report, uri
+
+    def _run(
+        self,
+        operation: Operation,
+        grid: Grid,
+        parts: int,
+        upstream: Mapping[str, Current],
+        executor: LocalExecutor,
+        *,
+        inputs: Mapping[str, ShardSet],
+        partial: bool,
+    ) -> StageReport:
+        report = self._map(operation, grid, parts, inputs, executor, partial)
+        lineage = {name: identity for current in upstream.values() for name, identity in current.inputs.items()}
+        self._promote(report, grid, {**lineage, operation.name: report.identity})
+        return report
+
+    def _map(
+        self,
+        operation: Operation,
+        grid: Grid,
+        parts: int,
+        inputs: Mapping[str, ShardSet],
+        executor: LocalExecutor,
+        partial: bool,
+    ) -> StageReport:
+        output = output_of(operation, self.root, self.source, inputs)
+        left: dict[int, set[ShardKey]] = {}
+        for key in grid.keys(parts):
+            left.setdefault(key.part, set()).add(key)
+        done: dict[int, list[Mapping[str, Any]]] = {}
+
+        def finished(key: ShardKey, marker: Mapping[str, Any]) -> None:
+            done.setdefault(key.part, []).append(marker)
+            left[key.part].discard(key)
+            self.on_shard(operation.name, output, key)
+            if not left[key.part]:
+                markers = done[key.part]
+                self.on_part(key.part, operation.name, _sums(markers))
+
+        return run_stage(
+            operation,
+            root=self.root,
+            source=self.source,
+            scale=self.scale.name,
+            grid=grid,
+            parts=parts,
+            partial=partial,
+            inputs=inputs,
+            executor=executor,
+            on_shard=finished,
+        )
+
+    def _current(self, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> Current:
+        return Current(
+            stage=report.stage,
+            scale=self.scale.name,
+            identity=report.identity,
+            digest=report.digest,
+            grid_parts=grid.parts,
+            shards_per_part=grid.shards_per_part,
+            parts=report.parts,
+            partial=report.partial,
+            inputs=dict(lineage),
+            rows_ok=report.rows_ok,
+        )
+
+    def _promote(self, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> None:
+        promote(self.root, self.source, self._current(report, grid, lineage))
+
+
+def _first(parts: int | None, upstream: Current) -> int:
+    return upstream.parts if parts is None else min(parts, upstream.parts)
+
+
+def _limited(parts: int | None, upstream: Current) -> bool:
+    return upstream.partial or (parts is not None and parts < upstream.parts)
+
+
+def _sums(markers: list[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: sum(marker[name] for marker in markers) for name in ("rows_in", "rows_ok", "fallbacks", "bytes", "seconds")}

@@ -1,0 +1,33 @@
+"""Code versions of a scale's assets: hashes of what decides their content, known before anything is made.
+
+Dagster marks an asset stale when its code version differs from the one it was made with.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from veclip_core.captioning.fuse import fuse_config_for
+from veclip_core.captioning.select import SelectConfig
+from veclip_core.config import digest_of
+from veclip_core.download.download import DownloadConfig
+from veclip_core.evaluation.evaluate import EvaluationConfig
+from veclip_core.mixing.manifest import MixConfig
+from veclip_core.pipeline.training import ARMS, WEIGHTS
+from veclip_core.scales import Scale
+from veclip_core.settings import Settings
+from veclip_core.training.recipe import RECIPES
+
+
+def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
+    """Asset kind to a short hash of its configuration."""
+    describer, fuser = settings.describer or scale.describer, settings.fuser or scale.fuser
+    recipe = RECIPES[scale.recipe]
+    deciding: dict[str, Sequence[Any]] = {
+        "raw_urls": [scale.source.name, scale.source.rows_per_part, scale.source.rows_per_shard],
+        "shards": [DownloadConfig().identity()],
+        "vecap": [describer, fuse_config_for(fuser).identity(), SelectConfig().identity()],
+        "manifest": [MixConfig().identity()],
+        "eval_report": [EvaluationConfig().identity()],
+    }
+    deciding |= {arm: [recipe.identity(), WEIGHTS[arm]] for arm in ARMS}
+    return {asset: digest_of(list(values))[:12] for asset, values in deciding.items()}

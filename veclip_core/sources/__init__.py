@@ -1,0 +1,1 @@
+"""Where pictures and their AltText come from: URL lists, folders, and the sample world."""

@@ -1,0 +1,47 @@
+"""Reader of Debian package files: an `ar` archive whose member `data.tar.*` holds the files."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+
+_AR_MAGIC = b"!<arch>\n"
+_HEADER_BYTES = 60
+
+
+def unpack(deb: Path, target: Path, *, keep: str, strip: str) -> int:
+    """Write the members of `deb` that start with `keep` under `target`, less the prefix `strip`; returns how many.
+
+    Symbolic links stay links. Raises ValueError where the file is not a Debian package.
+    """
+    count = 0
+    target.mkdir(parents=True, exist_ok=True)
+    with deb.open("rb") as file:
+        _seek_data(file, deb)
+        # Stream mode reads on to the end of its own compressed member; what follows it in the archive is never reached.
+        with tarfile.open(fileobj=file, mode="r|*") as archive:
+            for member in archive:
+                if member.name.startswith(keep) and not member.isdir():
+                    renamed = member.replace(name=member.name.removeprefix(strip), deep=False)
+                    archive.extract(renamed, target, filter="data")
+                    count += 1
+    return count
+
+
+def _seek_data(file: BufferedReader, deb: Path) -> None:
+    for name in _members(file, deb):
+        if name.startswith("data.tar"):
+            return
+    raise ValueError(f"{deb} has no member data.tar: it is not a Debian package")
+
+
+def _members(file: BufferedReader, deb: Path) -> Iterator[str]:
+    """Yield each member's name with the file placed at the start of its data."""
+    if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
+        raise ValueError(f"{deb} is not a Debian package: it does not start with {_AR_MAGIC!r}")
+    while header := file.read(_HEADER_BYTES):
+        size = int(header[48:58])
+        start = file.tell()
+        yield header[:16].decode("ascii").strip().rstrip("/")
+        file.seek(start + size + size % 2, os.SEEK_SET)

@@ -1,0 +1,1 @@
+"""CLIP training: recipes, data, model, loop, checkpoints and exports."""

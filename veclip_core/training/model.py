@@ -1,0 +1,81 @@
+"""The model of a recipe: open_clip's CLIP, built from a plain description that is kept with every checkpoint."""
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from veclip_core.training.recipe import SAMPLE_MODEL, Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from open_clip.model import CLIP
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+"""OpenAI's, as in open_clip and axlearn."""
+
+_SAMPLE = {
+    "embed_dim": 192,
+    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
+    "text_cfg": {"width": 192, "heads": 3, "layers": 2},
+}
+"""A small ModifiedResNet: ViTs of this size are two to four times slower on a CPU."""
+
+
+def architecture(recipe: Recipe, vocab_size: int) -> dict[str, Any]:
+    """open_clip's model configuration for a recipe: `embed_dim`, `vision_cfg`, `text_cfg` (and `quick_gelu`).
+
+    Raises:
+        ValueError: when open_clip has no model of that name, or one that isn't a plain CLIP.
+    """
+    if recipe.model == SAMPLE_MODEL:
+        description: dict[str, Any] = deepcopy(_SAMPLE)
+    else:
+        import open_clip
+
+        found = open_clip.get_model_config(recipe.model)
+        if found is None:
+            raise ValueError(f"unknown model {recipe.model!r}: use {SAMPLE_MODEL!r} or one of open_clip.list_models()")
+        if set(found) - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"} or "hf_model_name" in found["text_cfg"]:
+            raise ValueError(f"{recipe.model!r} is not a plain CLIP (custom text tower); choose a ViT-* or RN* model")
+        description = deepcopy(found)
+    description["vision_cfg"]["image_size"] = recipe.image_size
+    description["text_cfg"].update(context_length=recipe.context_length, vocab_size=vocab_size)
+    return description
+
+
+def build_model(description: dict[str, Any], seed: int = 0) -> "CLIP":
+    """A model of that description; equal seeds give equal initial weights, and the global random state is left alone."""
+    import torch
+    from open_clip.model import CLIP
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CLIP(**deepcopy(description))
+
+
+def normalised(images_BCHW: "torch.Tensor") -> "torch.Tensor":
+    """uint8 pixels to the float32 the model was made for."""
+    import torch
+
+    mean, std = (
+        torch.tensor(values, device=images_BCHW.device).view(1, 3, 1, 1) * 255.0 for values in (IMAGE_MEAN, IMAGE_STD)
+    )
+    return (images_BCHW.float() - mean) / std
+
+
+def computes_in_bf16(device: "torch.device") -> bool:
+    """Whether bf16 is faster than fp32 there: without native instructions it is emulated, and much slower."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def precision_of(recipe: Recipe, device: "torch.device") -> str:
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bf16" if computes_in_bf16(device) else "fp32"

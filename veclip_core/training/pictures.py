@@ -1,0 +1,177 @@
+"""Pictures out of tars, by offset: decoded once into a memory-mapped cache, or at every use.
+
+Both give the same pixels: uint8 RGB squares of `size` pixels, transparent parts on white.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from veclip_core import storage
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from veclip_core.training.data import ManifestTable
+
+logger = logging.getLogger(__name__)
+
+Fit = Literal["pad", "squash", "crop"]
+CACHE_VERSION = "1"
+"""Part of a cache's name: raise it when `square` changes its pixels."""
+DECODED_AT_ONCE = 64
+WHITE = (255, 255, 255)
+
+
+def on_white(picture: "Image.Image") -> "Image.Image":
+    """RGB, with transparent parts white (a plain conversion would show whatever colour hides there, mostly black)."""
+    from PIL import Image
+
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, (*WHITE, 255))
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def square(picture: "Image.Image", size: int, fit: Fit) -> np.ndarray:
+    """Picture_SSC uint8. Bicubic with antialiasing."""
+    from PIL import Image, ImageOps
+
+    rgb = on_white(picture)
+    if fit == "pad":
+        rgb = ImageOps.pad(rgb, (size, size), method=Image.Resampling.BICUBIC, color=WHITE)
+    elif fit == "crop":
+        rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BICUBIC)
+    else:
+        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(rgb)
+
+
+class Pictures(Protocol):
+    size: int
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Pictures_BSSC uint8 of these rows of the manifest."""
+        ...
+
+
+class StreamedPictures:
+    """Reads and decodes each picture when it is asked for, through fsspec, on a few threads: any size, any store."""
+
+    def __init__(self, manifest: "ManifestTable", size: int, fit: Fit, threads: int = 4) -> None:
+        self.manifest, self.size, self.fit = manifest, size, fit
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        return np.stack(list(self._pool.map(self._read_one, self.manifest.rows(rows))))
+
+    def _read_one(self, row: dict[str, Any]) -> np.ndarray:
+        fs, path = storage.filesystem(self.manifest.tar_uri(row["tar"]))
+        data = fs.cat_file(path, start=row["offset"], end=row["offset"] + row["bytes"])
+        return _decode(data, row["tar"], row["offset"], self.size, self.fit)
+
+
+class PictureCache:
+    """Every picture of a manifest once, in a memory-mapped .npy that later trainings on the same pictures find again."""
+
+    def __init__(self, pictures_NSSC: np.ndarray, index: np.ndarray, path: Path) -> None:
+        self.size = int(pictures_NSSC.shape[1])
+        self.path = path
+        self._pictures_NSSC = pictures_NSSC
+        self._index = index
+        """Manifest row to picture: samples of one URL share theirs."""
+
+    @classmethod
+    def open(cls, manifest: "ManifestTable", size: int, fit: Fit, folder: Path, threads: int = 1) -> "PictureCache":
+        """Open the cache of these pictures, made first where there is none. Whole or absent: written beside, then moved."""
+        places, index = _distinct_pictures(manifest)
+        name = hashlib.sha256(f"{CACHE_VERSION} {size} {fit} {manifest.source_uri}".encode())
+        for place in places:
+            name.update(f"{place}\n".encode())
+        path = folder / f"pictures-{size}-{name.hexdigest()[:24]}.npy"
+        if not path.exists():
+            with storage.fatal_errors_named(str(path)):
+                _write_cache(manifest, places, size, fit, path, threads)
+        return cls(np.load(path, mmap_mode="r"), index, path)
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self._pictures_NSSC[self._index[np.asarray(rows, dtype=np.int64)]]
+
+
+Place = tuple[str, int, int]
+"""tar, offset, bytes"""
+
+
+def _distinct_pictures(manifest: "ManifestTable") -> tuple[list[Place], np.ndarray]:
+    """The distinct pictures in reading order, and each row's place among them."""
+    columns = (manifest.table[name].to_pylist() for name in ("tar", "offset", "bytes"))
+    of_row: list[Place] = list(zip(*columns, strict=True))
+    places = sorted(set(of_row))
+    number = {place: position for position, place in enumerate(places)}
+    return places, np.array([number[place] for place in of_row], dtype=np.int64)
+
+
+def _write_cache(manifest: "ManifestTable", places: list[Place], size: int, fit: Fit, path: Path, threads: int) -> None:
+    from tqdm import tqdm
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        shape = (len(places), size, size, 3)
+        pictures_NSSC = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
+        with ThreadPoolExecutor(threads) as pool, tqdm(total=len(places), desc="decode pictures", unit="img") as bar:
+            for first, chunk in _chunks_of_bytes(manifest, places):
+                decoded = pool.map(lambda item: _decode(item[1], item[0][0], item[0][1], size, fit), chunk)
+                for position, picture in enumerate(decoded, start=first):
+                    pictures_NSSC[position] = picture
+                bar.update(len(chunk))
+        pictures_NSSC.flush()
+        del pictures_NSSC
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _chunks_of_bytes(manifest: "ManifestTable", places: list[Place]) -> Iterator[tuple[int, list[tuple[Place, bytes]]]]:
+    """Each tar is opened once and read forwards."""
+    chunk: list[tuple[Place, bytes]] = []
+    first = 0
+    name, file = "", None
+    try:
+        for position, (tar, offset, length) in enumerate(places):
+            if tar != name or file is None:
+                if file is not None:
+                    file.close()
+                name, file = tar, storage.open_read(manifest.tar_uri(tar))
+            file.seek(offset)
+            chunk.append(((tar, offset, length), file.read(length)))
+            if len(chunk) == DECODED_AT_ONCE:
+                yield first, chunk
+                chunk, first = [], position + 1
+    finally:
+        if file is not None:
+            file.close()
+    if chunk:
+        yield first, chunk
+
+
+def _decode(data: bytes, tar: str, offset: int, size: int, fit: Fit) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return square(picture, size, fit)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{tar} at {offset}: {len(data)} bytes that are no readable picture ({error}). The manifest and the tar do not "
+            "belong together, or the tar is damaged: run the download stage and the manifest again."
+        ) from error

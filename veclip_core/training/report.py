@@ -1,0 +1,111 @@
+"""What a training is told besides its recipe, what it counts, and what it reports."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veclip_core.training.checkpoint import Checkpoint
+from veclip_core.training.data import Batch
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What changes how a training runs, not what it is."""
+
+    cache_folder: Path | None = None
+    """Where decoded pictures are kept between trainings; None decodes at every use."""
+    max_cache_bytes: int = 4 * 1024**3
+    """Above this, pictures are decoded at every use too."""
+    device: str = "auto"
+    """`auto`: the GPU where there is one."""
+    threads: int | None = None
+    """Of the CPU; None keeps what the process has. Bits are equal only between runs with the same number."""
+    loader_threads: int = 2
+    log_every_steps: int = 10
+    checkpoint_every_steps: int = 50
+
+
+@dataclass(frozen=True)
+class RunLabels:
+    """How the run is found in the tracker."""
+
+    experiment: str = "training"
+    name: str = "training"
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training did, interruptions included."""
+
+    steps: int
+    samples: int
+    seconds: float
+    """Inside the loop, over all its starts."""
+    samples_per_s: float
+    final_loss: float
+    """Mean of the last logged interval."""
+    fallbacks: int
+    """Samples whose drawn caption was unusable."""
+    choices: Mapping[str, int]
+    """Samples by the caption source their text came from."""
+    checkpoint: str
+    run_id: str | None
+    identity: str
+    """Of recipe and manifest together."""
+    manifest_digest: str
+    batch_size: int
+    precision: str
+    parameters: int
+    vocab_size: int
+    resumed_at: int
+    """Steps found done when this start began; 0 for an undisturbed run."""
+    history: tuple[Mapping[str, float], ...]
+    """The logged metrics, each with its `step`."""
+
+
+@dataclass
+class Done:
+    """What is counted on the way, and goes on counting after a restart."""
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    fallbacks: int = 0
+    choices: dict[str, int] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    interval_losses: list[float] = field(default_factory=list)
+    """Since the last log entry."""
+    run_id: str | None = None
+
+    def add(self, batch: Batch, loss: float) -> None:
+        self.step += 1
+        self.samples += len(batch.texts)
+        self.fallbacks += batch.fallbacks
+        self.choices = dict(sorted((Counter(self.choices) + Counter(batch.sources)).items()))
+        self.interval_losses.append(loss)
+
+
+def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> TrainReport:
+    done = Done(**state["done"])
+    return TrainReport(
+        steps=done.step,
+        samples=done.samples,
+        seconds=done.seconds,
+        samples_per_s=done.samples / max(done.seconds, 1e-9),
+        final_loss=done.history[-1]["loss"],
+        fallbacks=done.fallbacks,
+        choices=done.choices,
+        checkpoint=saved.uri,
+        run_id=done.run_id,
+        identity=state["identity"],
+        manifest_digest=state["manifest_digest"],
+        batch_size=state["batch_size"],
+        precision=state["precision"],
+        parameters=state["parameters"],
+        vocab_size=state["vocab_size"],
+        resumed_at=resumed_at,
+        history=tuple(done.history),
+    )

@@ -1,0 +1,202 @@
+"""`raw_urls_S`, `shards_S`, `vecap_S` and `manifest_S` of one scale."""
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+import dagster as dg
+
+from veclip_core.captioning.preview import described, markdown_table, selected
+from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.lineage import track_stages
+from veclip_core.samples import ShardKey
+from veclip_core.scales import Scale
+from veclip_core.shards import ShardSet
+from veclip_core.stage import StageReport
+from veclip_dagster import checks, metadata
+from veclip_dagster.failures import clear_failures
+from veclip_dagster.resources import VeclipResource
+
+PREVIEW_ROWS = 12
+
+
+class RawUrlsConfig(dg.Config):
+    """Limits of a trial; what is made with one is marked partial."""
+
+    rows: Optional[int] = None
+    """Only the first so many rows of the list."""
+
+
+class PartsConfig(dg.Config):
+    """Limits of a trial; what is made with one is marked partial."""
+
+    parts: Optional[int] = None
+    """Only the first so many parts."""
+
+
+def chain_of(
+    context: dg.AssetExecutionContext, veclip: VeclipResource, scale: Scale, asset: str, grid_of_parts: str | None = None
+) -> Chain:
+    """The chain with its progress told to Dagster: a cell of `<asset>_parts` for each finished part."""
+
+    def on_part(part: int, stage: str, sums: Mapping[str, Any]) -> None:
+        context.log.info(f"{stage}: part {part} done, {sums['rows_ok']:,} of {sums['rows_in']:,} rows ok")
+        if stage == grid_of_parts:
+            name = ShardKey(part, 0).part_name
+            numbers = {key: metadata.number(value) for key, value in sums.items()}
+            context.log_event(dg.AssetMaterialization(f"{asset}_parts", partition=name, metadata=numbers))
+
+    return Chain(veclip.settings(), scale, on_part=on_part)
+
+
+def tags_of(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """How MLflow's runs point back to Dagster's."""
+    return {"dagster.run_id": context.run_id, "dagster.asset_key": context.asset_key.to_user_string()}
+
+
+def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The four data assets of a scale and their part grids."""
+    s = scale.name
+    parts = dg.StaticPartitionsDefinition([ShardKey(part, 0).part_name for part in range(scale.parts)])
+
+    @dg.asset(
+        name=f"raw_urls_{s}",
+        group_name=f"scale_{s}",
+        kinds={"python", "parquet"},
+        owners=["team:data"],
+        code_version=code_versions["raw_urls"],
+        check_specs=checks.specs(f"raw_urls_{s}", "counts_add_up", "some_rows_ok"),
+        description=f"URLs with their AltText, by url_id: {scale.source.description}. One row a (URL, AltText) pair.",
+    )
+    def raw_urls(context: dg.AssetExecutionContext, config: RawUrlsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, f"raw_urls_{s}")
+            report = chain.raw_urls(config.rows)
+        return _result(report, metadata.of_stage(report), checks.of_stage(report))
+
+    @dg.asset(
+        name=f"shards_{s}",
+        deps=[f"raw_urls_{s}"],
+        group_name=f"scale_{s}",
+        kinds={"python", "parquet"},
+        owners=["team:data"],
+        pool="download",
+        code_version=code_versions["shards"],
+        check_specs=checks.specs(f"shards_{s}", "counts_add_up", "some_rows_ok", "success_rate", "no_shard_set_aside"),
+        description="Downloaded pictures: WebDataset tars in url_id order, and a row for every URL with its status and reason.",
+    )
+    def shards(context: dg.AssetExecutionContext, config: PartsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, f"shards_{s}", grid_of_parts="download")
+            report = chain.shards(config.parts)
+        return _result(report, metadata.of_stage(report), checks.of_stage(report, success_rate=True))
+
+    @dg.asset(
+        name=f"vecap_{s}",
+        deps=[f"shards_{s}"],
+        group_name=f"scale_{s}",
+        kinds={"pytorch", "huggingface"},
+        owners=["team:data"],
+        pool="gpu",
+        code_version=code_versions["vecap"],
+        check_specs=checks.specs(f"vecap_{s}", "counts_add_up", "some_rows_ok", "no_shard_set_aside", "llm_wrote_some"),
+        description=_vecap_description(scale),
+    )
+    def vecap(context: dg.AssetExecutionContext, config: PartsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, f"vecap_{s}", grid_of_parts="select")
+            chain = Chain(chain.settings, scale, chain.on_part, _EarlyLook(context, chain))
+            describe, fuse, select = chain.vecap(config.parts)
+            run_id = track_stages(chain, "vecap", [describe, fuse, select], tags_of(context))
+            current = chain.current("select", "vecap")
+            sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
+            # Not from the first shard if that one was set aside.
+            key = min(sets["select"].markers(current.keys()))
+            looks = selected(sets["select"], sets["download"], key, PREVIEW_ROWS, fuse=sets["fuse"])
+        fused = 1 - select.fallbacks / select.rows_in if select.rows_in else 0.0
+        extra = {
+            "captions": dg.MetadataValue.md(markdown_table(looks)),
+            "written_by_the_llm": metadata.number(fused),
+            "stand_in": dg.MetadataValue.text(_stand_in(chain)),
+            **_mlflow_links(run_id),
+        }
+        numbers = {**metadata.of_stage(describe), **metadata.of_stage(fuse), **metadata.of_stage(select), **extra}
+        return _result(select, numbers, checks.of_stage(describe, fuse, select, llm_share=fused))
+
+    @dg.asset(
+        name=f"manifest_{s}",
+        deps=[f"vecap_{s}"],
+        group_name=f"scale_{s}",
+        kinds={"python", "parquet"},
+        owners=["team:data"],
+        code_version=code_versions["manifest"],
+        check_specs=checks.specs(f"manifest_{s}", "counts_add_up", "some_rows_ok", "ids_unique"),
+        description="What training reads: one row a sample, where its picture lies, a column per caption source.",
+    )
+    def manifest(context: dg.AssetExecutionContext, config: PartsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, f"manifest_{s}", grid_of_parts="mix")
+            report, uri = chain.manifest(config.parts)
+        numbers = {**metadata.of_stage(report), "manifest": dg.MetadataValue.text(uri)}
+        return _result(report, numbers, checks.of_stage(report, unique=True))
+
+    grids = [
+        dg.AssetSpec(
+            f"{asset}_{s}_parts",
+            deps=[upstream],
+            partitions_def=parts,
+            group_name=f"scale_{s}",
+            owners=["team:data"],
+            kinds={"parquet"},
+            description=f"Progress of {asset}_{s} by part. Shown only: the truth is the markers beside the data.",
+        )
+        for asset, upstream in (("shards", f"raw_urls_{s}"), ("vecap", f"shards_{s}"), ("manifest", f"vecap_{s}"))
+    ]
+    return [raw_urls, shards, vecap, manifest, *grids]
+
+
+class _EarlyLook:
+    """Shows the first descriptions with their pictures while the rest is still made."""
+
+    def __init__(self, context: dg.AssetExecutionContext, chain: Chain) -> None:
+        self._context, self._chain, self._shown = context, chain, False
+
+    def __call__(self, stage: str, output: ShardSet, key: ShardKey) -> None:
+        if self._shown or stage != "describe":
+            return
+        self._shown = True
+        current = self._chain.current("download", "shards")
+        downloads = current.shard_set(self._chain.root, self._chain.source)
+        urls = current.input(self._chain.root, self._chain.source, "list_urls")
+        looks = described(output, urls, downloads, key, PREVIEW_ROWS)
+        self._context.log_event(
+            dg.AssetObservation(
+                self._context.asset_key, metadata={"first_descriptions": dg.MetadataValue.md(markdown_table(looks))}
+            )
+        )
+
+
+def _vecap_description(scale: Scale) -> str:
+    text = "Captions: each picture described (VeC), fused with its AltText by a language model, checked and selected (VeCap)."
+    if scale.describer_is_stand_in:
+        text += " The describer of this scale is a stand-in: a tagger fitted on emoji drawings, not a vision-language model."
+    return text
+
+
+def _stand_in(chain: Chain) -> str:
+    describer = chain.settings.describer or chain.scale.describer
+    return "the describer is a stand-in, not a vision-language model" if describer == "concepts" else "none"
+
+
+def _mlflow_links(run_id: str | None) -> dict[str, dg.MetadataValue]:
+    return {} if run_id is None else {"mlflow_run_id": dg.MetadataValue.text(run_id)}
+
+
+def _result(
+    report: StageReport, numbers: Mapping[str, dg.MetadataValue], results: list[dg.AssetCheckResult]
+) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
+        metadata=numbers,
+        check_results=results,
+        data_version=dg.DataVersion(report.digest),
+        tags={"veclip/partial": str(report.partial).lower()},
+    )

@@ -1,0 +1,152 @@
+"""`clip_S`, `veclip_S` and `eval_report_S` of one scale."""
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+import dagster as dg
+
+from veclip_core.evaluation.metrics import better
+from veclip_core.pipeline.evaluation import make_report
+from veclip_core.pipeline.training import Arm, train_arm
+from veclip_core.scales import Scale
+from veclip_core.training.loop import TrainReport
+from veclip_dagster import metadata
+from veclip_dagster.data_assets import chain_of, tags_of
+from veclip_dagster.failures import clear_failures
+from veclip_dagster.resources import VeclipResource
+
+OBSERVE_EVERY_STEPS = 50
+HEADLINE = ("mean_recall", "mean_rank")
+
+
+class TrainConfig(dg.Config):
+    """The seed, and fields of the recipe for a smaller trial."""
+
+    seed: int = 0
+    steps: Optional[int] = None
+    batch_size: Optional[int] = None
+    model: Optional[str] = None
+    """`sample-rn`, or an open_clip model name."""
+
+    def overrides(self) -> dict[str, Any]:
+        given = {"steps": self.steps, "batch_size": self.batch_size, "model": self.model}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class EvaluateConfig(dg.Config):
+    """Which trainings stand in the report."""
+
+    seeds: list[int] = [0]
+
+
+def model_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.AssetsDefinition]:
+    """The two trainings of a scale and the report that compares them."""
+    s = scale.name
+    clip = _training(scale, "clip", "The paper's baseline: the same recipe and pictures, AltText only.", code_versions["clip"])
+    about = "VeCLIP: at each step one of {AltText, VeCap} a sample."
+    veclip_arm = _training(scale, "veclip", about, code_versions["veclip"])
+
+    @dg.asset(
+        name=f"eval_report_{s}",
+        deps=[f"clip_{s}", f"veclip_{s}"],
+        group_name=f"scale_{s}",
+        kinds={"pytorch", "mlflow"},
+        owners=["team:research"],
+        code_version=code_versions["eval_report"],
+        description="Zero-shot retrieval and classification of both models on pictures neither saw, with intervals and chance.",
+    )
+    def eval_report(
+        context: dg.AssetExecutionContext, config: EvaluateConfig, veclip: VeclipResource
+    ) -> dg.MaterializeResult:
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, f"eval_report_{s}")
+            made = make_report(chain, config.seeds)
+        differences = {
+            f"veclip_minus_clip/{row['metric']}": dg.MetadataValue.float(round(row["value"], 4))
+            for row in made.results["differences"]
+            if row["split"] == "all" and row["metric"] in HEADLINE
+        }
+        return dg.MaterializeResult(
+            metadata={
+                "report": dg.MetadataValue.path(made.report_uri),
+                "results": dg.MetadataValue.path(made.results_uri),
+                "scores": _scores_table(made.results),
+                "mlflow_run_ids": dg.MetadataValue.json(made.run_ids),
+                **differences,
+            },
+            data_version=dg.DataVersion(made.results["identity"]),
+            tags={"veclip/partial": str(made.partial).lower()},
+        )
+
+    return [clip, veclip_arm, eval_report]
+
+
+def _training(scale: Scale, arm: Arm, description: str, code_version: str) -> dg.AssetsDefinition:
+    name = f"{arm}_{scale.name}"
+
+    @dg.asset(
+        name=name,
+        deps=[f"manifest_{scale.name}"],
+        group_name=f"scale_{scale.name}",
+        kinds={"pytorch", "mlflow"},
+        owners=["team:research"],
+        pool="gpu",
+        code_version=code_version,
+        description=description,
+    )
+    def training(context: dg.AssetExecutionContext, config: TrainConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+        def on_progress(step: int, numbers: Mapping[str, float]) -> None:
+            if step % OBSERVE_EVERY_STEPS == 0:
+                shown = {key: dg.MetadataValue.float(float(value)) for key, value in numbers.items()}
+                context.log_event(dg.AssetObservation(context.asset_key, metadata={"step": step, **shown}))
+
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, name)
+            report = train_arm(
+                chain, arm, config.seed, overrides=config.overrides(), tags=tags_of(context), on_progress=on_progress
+            )
+        return dg.MaterializeResult(
+            metadata=_of_training(report),
+            data_version=dg.DataVersion(report.identity),
+            tags={"veclip/partial": str(bool(config.overrides())).lower()},
+        )
+
+    return training
+
+
+def _of_training(report: TrainReport) -> dict[str, dg.MetadataValue]:
+    loss = [(float(point["step"]), float(point["loss"])) for point in report.history]
+    return {
+        "final_loss": dg.MetadataValue.float(report.final_loss),
+        "steps": dg.MetadataValue.int(report.steps),
+        "samples": dg.MetadataValue.int(report.samples),
+        "samples_per_s": dg.MetadataValue.float(report.samples_per_s),
+        "seconds": dg.MetadataValue.float(report.seconds),
+        "resumed_at": dg.MetadataValue.int(report.resumed_at),
+        "precision": dg.MetadataValue.text(report.precision),
+        "checkpoint": dg.MetadataValue.path(report.checkpoint),
+        "caption_sources": metadata.counts_table(report.choices, "source"),
+        "fallbacks": dg.MetadataValue.int(report.fallbacks),
+        "mlflow_run_id": dg.MetadataValue.text(report.run_id or "not tracked"),
+        "loss": metadata.curve({"loss": loss}, "contrastive loss (training)", "loss"),
+    }
+
+
+def _scores_table(results: Mapping[str, Any]) -> dg.MetadataValue:
+    records = [
+        dg.TableRecord(
+            {
+                "model": row["model"],
+                "metric": row["metric"],
+                "better": better(row["metric"]),
+                "value": round(row["value"], 3),
+                "low": round(row["low"], 3),
+                "high": round(row["high"], 3),
+                "chance": round(row["chance"], 3),
+                "n": row["n"],
+            }
+        )
+        for row in results["summary"]
+        if row["split"] == "all"
+    ]
+    return dg.MetadataValue.table(records)
