@@ -14,6 +14,7 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import socket
 import statistics
@@ -137,7 +138,7 @@ def timed(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     words = [sys.executable, __file__, "--arm", arm, "--list", options.list, "--out", out, "--host", options.host]
     for name in ("processes", "threads", "shard_rows"):
         words += [f"--{name.replace('_', '-')}", getattr(options, name)]
-    started = time.monotonic()
+    started, cpu_before = time.monotonic(), cpu_seconds_of_children()
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
     done = subprocess.run([*map(str, words)], capture_output=True, text=True, env=environment)
     seconds = time.monotonic() - started
@@ -147,7 +148,18 @@ def timed(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     said = json.loads(done.stdout.strip().splitlines()[-1])
     if said["ok"] != options.urls:
         raise SystemExit(f"{arm} brought {said['ok']} of {options.urls} pictures:\n{done.stderr[-2_000:]}")
-    return {"seconds": seconds, "urls_per_s": options.urls / seconds, **said}
+    return {
+        "seconds": seconds,
+        "cpu_s": cpu_seconds_of_children() - cpu_before,
+        "urls_per_s": options.urls / seconds,
+        **said,
+    }
+
+
+def cpu_seconds_of_children() -> float:
+    """Of those that have ended: the arms, and not the servers. Says more than the clock where others use the machine."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -178,7 +190,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             pairs.append({**pair, "ratio": ratio})
             ours_s, stage_s, plain_s = pair["ours"]["seconds"], pair["ours"]["stage_s"], pair["plain"]["seconds"]
             print(f"pair {number + 1}: ours {ours_s:.1f} s (of it the download stage {stage_s:.1f} s), "
-                  f"img2dataset {plain_s:.1f} s, throughput ratio {ratio:.2f}", flush=True)  # fmt: skip
+                  f"img2dataset {plain_s:.1f} s, throughput ratio {ratio:.2f}; CPU seconds "
+                  f"{pair['ours']['cpu_s']:.1f} and {pair['plain']['cpu_s']:.1f}", flush=True)  # fmt: skip
     finally:
         for server in servers:
             server.terminate()

@@ -3,8 +3,9 @@
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-sample = typer.Typer(help="The sample world: real drawings with real, noisy titles, for a laptop.", no_args_is_help=True)
+sample = typer.Typer(
+    help="The sample world: real drawings with real, noisy titles, for a laptop.", no_args_is_help=True
+)
 captions = typer.Typer(help="Look at captions.", no_args_is_help=True)
 app.add_typer(sample, name="sample")
 app.add_typer(captions, name="captions")
@@ -37,7 +40,7 @@ ScaleOption = Annotated[str, typer.Option("--scale", "-s", help=f"One of {', '.j
 @sample.command("fetch")
 def sample_fetch(
     packages: Annotated[
-        Optional[Path], typer.Option(help="A folder with the Debian package files, where apt-get is not at hand.")
+        Path | None, typer.Option(help="A folder with the Debian package files, where apt-get is not at hand.")
     ] = None,
 ) -> None:
     """Fetch the packages, make the URL list and the evaluation set, fit the stand-in captioner. Done once."""
@@ -48,7 +51,7 @@ def sample_fetch(
     cache = Settings.from_environment().cache_folder
     fetch_packages(cache / "packages", packages)
     world = build_world(cache / "packages", cache / "world")
-    engines.prepare_sample(Settings.from_environment())
+    engines.prepare_stand_in(Settings.from_environment())
     typer.echo(f"{world.total_rows:,} URLs in {world.urls}, served on 127.0.0.1:{world.port} while they are downloaded")
 
 
@@ -56,10 +59,12 @@ def sample_fetch(
 def run(
     asset: Annotated[str, typer.Argument(help=f"One of {', '.join(ASSETS)}.")],
     scale: ScaleOption = "sample",
-    parts: Annotated[Optional[int], typer.Option(help="Only the first so many parts (shards, vecap, manifest).")] = None,
-    rows: Annotated[Optional[int], typer.Option(help="Only the first so many rows of the URL list (raw_urls).")] = None,
+    parts: Annotated[
+        int | None, typer.Option(help="Only the first so many parts (shards, vecap, manifest).")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="Only the first so many rows of the URL list (raw_urls).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training (clip, veclip) or of the report.")] = 0,
-    steps: Annotated[Optional[int], typer.Option(help="Fewer training steps, for a trial.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Fewer training steps, for a trial.")] = None,
 ) -> None:
     """Make one asset of a scale, or what is missing of it. Running it again does nothing that is done."""
     from veclip_core.pipeline.data import Chain
@@ -106,7 +111,7 @@ def status(scale: ScaleOption = "sample") -> None:
                 typer.echo(f"{stage:<11}{'not begun or not finished':>32}")
                 continue
             shards = current.shard_set(settings.root, chosen.source.name)
-            keys = current.keys()
+            keys = current.shard_keys()
             done = len(shards.markers(keys))
             aside = shards.quarantined(keys)
             partial = "  partial" if current.partial else ""
@@ -122,7 +127,7 @@ def status(scale: ScaleOption = "sample") -> None:
 def captions_show(
     scale: ScaleOption = "sample",
     count: Annotated[int, typer.Option(help="How many samples.")] = 10,
-    status: Annotated[Optional[str], typer.Option(help="Only of one status: fused, concatenated, vec or alt.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only of one status: fused, concatenated, vec or alt.")] = None,
 ) -> None:
     """AltText, VeC and VeCap of some samples, with the reason where the VeCap is not the language model's."""
     from veclip_core.captioning.preview import selected
@@ -132,7 +137,7 @@ def captions_show(
     current = chain.current("select", "vecap")
     sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
     shown = 0
-    for key in current.keys():
+    for key in current.shard_keys():
         if shown >= count:
             break
         if key not in sets["select"].markers([key]):
@@ -161,7 +166,7 @@ def results(scale: ScaleOption = "sample") -> None:
     typer.echo(f"\nReport: {storage.join(settings.root, 'reports', f'{chosen.name}.html')}")
 
 
-def comparison(found: dict[str, Any]) -> str:
+def comparison(found: Mapping[str, Any]) -> str:
     """The headline of `results.json` as a text table."""
     rows = {(row["model"], row["metric"]): row for row in found["summary"] if row["split"] == "all"}
     metrics = [metric for model, metric in rows if model == found["models"][0]]
@@ -169,7 +174,9 @@ def comparison(found: dict[str, Any]) -> str:
     lines = [f"{'percent':<28}" + "".join(f"{model:>24}" for model in found["models"]) + f"{'chance':>9}  difference"]
     for metric in metrics:
         cells = [rows[model, metric] for model in found["models"]]
-        line = f"{metric:<28}" + "".join(f"{c['value']:>8.2f} [{c['low']:.2f}, {c['high']:.2f}]".rjust(24) for c in cells)
+        line = f"{metric:<28}" + "".join(
+            f"{c['value']:>8.2f} [{c['low']:.2f}, {c['high']:.2f}]".rjust(24) for c in cells
+        )
         line += f"{cells[0]['chance']:>9.2f}"
         for model in found["models"]:
             difference = differences.get((model, metric))

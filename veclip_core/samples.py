@@ -23,6 +23,7 @@ MAX_ALT_TEXT_CHARS = 4_096
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNRESERVED_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _SPACES = re.compile(r"\s+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 LIST_URLS_SCHEMA = pa.schema(
     [
@@ -121,7 +122,7 @@ def canonical_url(raw: str) -> str:
         raise ValueError("empty_url")
     if len(text) > MAX_URL_CHARS:
         raise ValueError("url_too_long")
-    if any(unicodedata.category(char) == "Cc" for char in text):
+    if _CONTROL.search(text):
         raise ValueError("bad_url")
     try:
         parts = urlsplit(text)
@@ -165,6 +166,8 @@ def sample_id(of_url: str, alt_text: str) -> str:
 
 def clean_alt_text(raw: str) -> str:
     """AltText as the tables carry it: NFC, control and format characters as spaces, single spaces, at most 4,096 characters."""
+    if len(raw) <= MAX_ALT_TEXT_CHARS and raw.isascii() and raw.isprintable():  # nearly all rows of a web list
+        return _SPACES.sub(" ", raw).strip()
     text = unicodedata.normalize("NFC", raw[: 4 * MAX_ALT_TEXT_CHARS].encode("utf-8", "replace").decode())
     text = "".join(" " if unicodedata.category(char) in ("Cc", "Cs", "Co", "Cn") else char for char in text)
     return _SPACES.sub(" ", text).strip()[:MAX_ALT_TEXT_CHARS].rstrip()

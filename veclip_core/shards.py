@@ -116,7 +116,7 @@ class Current:
     def input(self, root: str, source: str, stage: str) -> ShardSet:
         return ShardSet(root, source, stage, self.inputs[stage])
 
-    def keys(self) -> list[ShardKey]:
+    def shard_keys(self) -> list[ShardKey]:
         return self.grid.keys(self.parts)
 
 

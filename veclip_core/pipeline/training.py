@@ -102,7 +102,7 @@ def _manifest(chain: Chain) -> tuple[ManifestTable, bool]:
     mapped = chain.settings.cache_folder / "manifests" if current.rows_ok > MANIFESTS_IN_MEMORY_ROWS else None
     table = load_manifest(
         storage.join(chain.root, chain.source),
-        [shards.file(key, "parquet") for key in current.keys()],
+        [shards.file(key, "parquet") for key in current.shard_keys()],
         digest=current.digest,
         cache_folder=mapped,
     )

@@ -9,9 +9,9 @@ from typing import Any
 from veclip_core.captioning.fuse import fuse_config_for
 from veclip_core.captioning.select import SelectConfig
 from veclip_core.config import digest_of
-from veclip_core.download.download import DownloadConfig
 from veclip_core.evaluation.evaluate import EvaluationConfig
 from veclip_core.mixing.manifest import MixConfig
+from veclip_core.pipeline.data import download_config
 from veclip_core.pipeline.training import ARMS, WEIGHTS
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
@@ -24,7 +24,7 @@ def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
     recipe = RECIPES[scale.recipe]
     deciding: dict[str, Sequence[Any]] = {
         "raw_urls": [scale.source.name, scale.source.rows_per_part, scale.source.rows_per_shard],
-        "shards": [DownloadConfig().identity()],
+        "shards": [download_config(scale).identity()],
         "vecap": [describer, fuse_config_for(fuser).identity(), SelectConfig().identity()],
         "manifest": [MixConfig().identity()],
         "eval_report": [EvaluationConfig().identity()],

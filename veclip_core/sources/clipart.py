@@ -39,7 +39,7 @@ def read_clipart(png: Path, svg: Path) -> list[ClipArt]:
     for file in sorted(png.rglob("*.png")):
         paths_by_content.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), []).append(file)
     drawings = []
-    for sha256, files in tqdm(paths_by_content.items(), desc="reading OpenClipArt", unit="picture"):
+    for sha256, files in tqdm(paths_by_content.items(), desc="reading OpenClipArt", unit="picture", mininterval=1):
         first, *others = sorted(files, key=lambda file: (file.is_symlink(), str(file)))
         relative = first.relative_to(png)
         width, height = png_size(first)

@@ -89,7 +89,7 @@ def cached_looks(files: Sequence[tuple[str, Path]], cache: Path, config: Feature
     if missing:
         network = FeatureNetwork(config)
         step = network.batch_size
-        with tqdm(total=len(missing), desc=f"features of {what}", unit="picture") as bar:
+        with tqdm(total=len(missing), desc=f"features of {what}", unit="picture", mininterval=1) as bar:
             for start in range(0, len(missing), step):
                 batch = missing[start : start + step]
                 looks = looks_of((_opened(file) for _, file in batch), network)

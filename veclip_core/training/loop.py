@@ -21,7 +21,7 @@ from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
 from veclip_core.training.data import Batch, Batches, ManifestTable, pictures_for, tokenizer_for
 from veclip_core.training.model import architecture, build_model, normalised, precision_of
-from veclip_core.training.process import StopSignal, repeatable
+from veclip_core.training.process import StopSignal, attention_for, repeatable
 from veclip_core.training.recipe import Recipe
 from veclip_core.training.report import Done, RunLabels, Runtime, TrainReport, report_of
 
@@ -181,7 +181,8 @@ class _Run:
         model.train()
         images_BCHW = normalised(batch.images_BCHW.to(self.device, non_blocking=True))
         tokens_BL = batch.tokens_BL.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.fixed["precision"] == "bf16"):
+        bf16 = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.fixed["precision"] == "bf16")
+        with bf16, attention_for(self.device):
             images_BD = model.encode_image(images_BCHW, normalize=True)
             texts_BD = model.encode_text(tokens_BL, normalize=True)
         loss = ClipLoss()(images_BD.float(), texts_BD.float(), model.logit_scale.exp())

@@ -49,8 +49,8 @@ class EngineRuntime(BaseModel):
     """`auto` is CUDA where there is one. vLLM's device is that of its build."""
     threads: int | None = Field(None, ge=1)
     """CPU threads; None leaves it to the library."""
-    batch_size: int = Field(64, ge=1)
-    """Requests computed side by side."""
+    batch_size: int | None = Field(None, ge=1)
+    """Requests computed side by side; None takes 128 for vLLM and 32 for transformers."""
     kv_cache_gb: int = Field(1, ge=1)
     """Gibibytes for vLLM's KV cache on the CPU."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)

@@ -1,5 +1,6 @@
 """Text and vision-language models through transformers' `generate`: the engine that runs everywhere."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,10 @@ from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Gen
 from veclip_core.captioning.engines.weights import checked_config, resolve_model
 
 log = logging.getLogger(__name__)
+
+BATCH = 32
+MIN_SHARED = 64
+"""Tokens that all prompts must begin with to be worth computing once."""
 
 
 class TransformersEngine:
@@ -35,7 +40,9 @@ class TransformersEngine:
         self._model: Any = model.eval().to(self._device)
         self._processor: Any = AutoProcessor.from_pretrained(path, revision=config.revision) if self._sees else None
         self._tokenizer: Any = (
-            self._processor.tokenizer if self._processor else AutoTokenizer.from_pretrained(path, revision=config.revision)
+            self._processor.tokenizer
+            if self._processor
+            else AutoTokenizer.from_pretrained(path, revision=config.revision)
         )
         self._owner: Any = self._processor or self._tokenizer
         if config.chat_template:
@@ -57,20 +64,38 @@ class TransformersEngine:
                 fitting.append(index)
         fitting.sort(key=lambda index: len(ids[index]))
         # A drawn answer depends on the state of one generator for the whole batch: alone, it depends on its own seed only.
-        size = 1 if sampling.temperature else self.runtime.batch_size
+        size = 1 if sampling.temperature else self.runtime.batch_size or BATCH
+        pictures = any(request.image is not None for request in requests)
+        shared = None if pictures or sampling.temperature else self._shared_prefix([ids[index] for index in fitting])
         for start in range(0, len(fitting), size):
             batch = fitting[start : start + size]
-            answers = self._answer(
-                [requests[i] for i in batch], [prompts[i] for i in batch], [ids[i] for i in batch], sampling
-            )
+            parts = ([requests[i] for i in batch], [prompts[i] for i in batch], [ids[i] for i in batch])
+            answers = self._answer(*parts, sampling, shared)
             results.update(zip(batch, answers, strict=True))
         return [results[index] for index in range(len(requests))]
 
     def close(self) -> None:
         self._model = None
 
+    def _shared_prefix(self, ids: list[list[int]]) -> Any:
+        """The key-value cache of what all prompts begin with (a few-shot prompt's examples), or None."""
+        import torch
+
+        if len(ids) < 2:
+            return None
+        first, last = min(ids), max(ids)
+        # What the smallest and the largest row share, all between them share too.
+        length = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        # Each prompt needs a token of its own to answer from.
+        length = min(length, min(map(len, ids)) - 1)
+        if length < MIN_SHARED:
+            return None
+        with torch.inference_mode():
+            prefix = torch.tensor([first[:length]], device=self._device)
+            return self._model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+
     def _answer(
-        self, requests: list[Request], prompts: list[str], ids: list[list[int]], sampling: Sampling
+        self, requests: list[Request], prompts: list[str], ids: list[list[int]], sampling: Sampling, shared: Any
     ) -> list[list[Generation]]:
         import torch
         from transformers import StoppingCriteriaList
@@ -82,10 +107,13 @@ class TransformersEngine:
                 text=prompts, images=images, padding=True, add_special_tokens=False, return_tensors="pt"
             )
         else:
-            inputs = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+            inputs = self._padded(ids, shared)
         inputs = {name: value.to(self._device) for name, value in inputs.items()}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        if shared is not None:
+            inputs["past_key_values"] = copy.deepcopy(shared)
+            inputs["past_key_values"].batch_repeat_interleave(len(ids))
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         torch.manual_seed(chat.request_seed(sampling, ids[0]))
         begins = inputs["input_ids"].shape[1]
@@ -106,6 +134,17 @@ class TransformersEngine:
             ]
             for row, (request, prompt_ids) in enumerate(zip(requests, ids, strict=True))
         ]
+
+    def _padded(self, ids: list[list[int]], shared: Any) -> dict[str, Any]:
+        """Tokens and mask, one row a prompt; the padding comes after what is shared, or else first."""
+        import torch
+
+        kept = shared.get_seq_length() if shared is not None else 0
+        width = max(map(len, ids))
+        pad = self._tokenizer.pad_token_id
+        tokens = [row[:kept] + [pad] * (width - len(row)) + row[kept:] for row in ids]
+        mask = [[1] * kept + [0] * (width - len(row)) + [1] * (len(row) - kept) for row in ids]
+        return {"input_ids": torch.tensor(tokens), "attention_mask": torch.tensor(mask)}
 
     def _generation(self, request: Request, prompt_ids: list[int], new: list[int], sampling: Sampling) -> Generation:
         ends = set(_as_list(self._model.generation_config.eos_token_id)) | {self._tokenizer.eos_token_id}

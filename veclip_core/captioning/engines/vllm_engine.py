@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from veclip_core.captioning.engines.weights import checked_config, resolve_model
 
 log = logging.getLogger(__name__)
 
+BATCH = 128
+CPU_BLOCK = 32
+"""Tokens of a KV block on the CPU. Prefixes are shared by whole blocks: the build's 128 would recompute up to 127 tokens a row."""
+
 
 class VllmEngine:
     """Continuous batching over a whole shard; the examples of a few-shot prompt are computed once (prefix caching)."""
@@ -20,7 +25,7 @@ class VllmEngine:
     def __init__(self, config: EngineConfig, runtime: EngineRuntime):
         self.config, self.runtime, self.model_id = config, runtime, config.model
         path = resolve_model(config.model, runtime.weights_dir)
-        _prepare_environment(runtime, offline=Path(path).is_dir())
+        self._before = _prepare_environment(runtime, offline=Path(path).is_dir())
         model_config = checked_config(path, config.revision)
         from vllm import LLM
 
@@ -35,12 +40,13 @@ class VllmEngine:
             "enforce_eager": not compiled,
             "enable_prefix_caching": True,
             "tensor_parallel_size": runtime.tensor_parallel,
-            "max_num_seqs": runtime.batch_size,
+            "max_num_seqs": runtime.batch_size or BATCH,
             "disable_log_stats": True,
         }
         if on_cpu:
             # With chunked prefill a request's own seed fails on the CPU ("CPU Generator does not use offset").
             options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(32_768, config.max_model_len)}
+            options["block_size"] = CPU_BLOCK
         else:
             options |= {"gpu_memory_utilization": runtime.gpu_memory_utilization}
         if self._sees:
@@ -73,7 +79,13 @@ class VllmEngine:
                 else {"prompt": text, "multi_modal_data": {"image": request.image.convert("RGB")}}
             )
             settings.append(_sampling_params(sampling, ids))
-        outputs = self._llm.generate(prompts, settings, use_tqdm=False) if prompts else []
+        # The first request alone puts the shared examples into the cache; all at once, each would compute them.
+        outputs = [
+            output
+            for some in (slice(0, 1), slice(1, None))
+            if prompts[some]
+            for output in self._llm.generate(prompts[some], settings[some], use_tqdm=False)
+        ]
         for index, output in zip(asked, outputs, strict=True):
             prefix, read = requests[index].answer_prefix, len(output.prompt_token_ids)
             results[index] = [
@@ -89,10 +101,30 @@ class VllmEngine:
         self._llm = None
         cleanup_dist_env_and_memory()
         gc.collect()
+        self._before.restore()
 
 
-def _prepare_environment(runtime: EngineRuntime, offline: bool) -> None:
-    """vLLM takes these from the environment only, and reads them when it is imported."""
+@dataclass(frozen=True)
+class _Process:
+    """What vLLM changes in the process that it runs in."""
+
+    environment: dict[str, str]
+    cores: set[int]
+
+    @classmethod
+    def now(cls) -> "_Process":
+        return cls(dict(os.environ), os.sched_getaffinity(0))
+
+    def restore(self) -> None:
+        for name in os.environ.keys() - self.environment.keys():
+            del os.environ[name]
+        os.environ.update(self.environment)
+        os.sched_setaffinity(0, self.cores)
+
+
+def _prepare_environment(runtime: EngineRuntime, offline: bool) -> _Process:
+    """Set what vLLM takes from the environment only, and reads when it is imported; returns what was there before."""
+    before = _Process.now()
     wanted = {
         # In one process the engine loads in 4 s instead of 49 s, and dies with its worker.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -106,6 +138,7 @@ def _prepare_environment(runtime: EngineRuntime, offline: bool) -> None:
     if offline:
         wanted["HF_HUB_OFFLINE"] = "1"
     os.environ.update(wanted)
+    return before
 
 
 def _is_cpu_build() -> bool:

@@ -83,8 +83,8 @@ def render(
     """The page as text."""
     base = results["baseline"]
     models = sorted(results["models"], key=lambda model: model != base)
-    others = [model for model in models if model != base]
-    ours = "veclip" if "veclip" in others else (others or models)[0]
+    others = list(dict.fromkeys(row["model"] for row in results["differences"]))
+    ours = "veclip" if "veclip" in others else [*others, *models][0]
     name = next(iter(results["sets"]))
     rows = {(r["model"], r["split"], r["metric"]): r for r in results["summary"] if r["set"] == name}
     differences = {(r["model"], r["split"], r["metric"]): r for r in results["differences"] if r["set"] == name}

@@ -1,0 +1,75 @@
+"""The spine on S3: the same contracts as on a disk, against a real server."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.object_store import ObjectStore, object_store
+from veclip_core import storage
+from veclip_core.leases import Lease
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("seaweed")) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        yield running
+
+
+def data_files(root: str) -> dict[str, bytes]:
+    names = [name for name in storage.list_files(root) if name.endswith(".parquet")]
+    return {name: storage.read_bytes(storage.join(root, name)) for name in names}
+
+
+def run_program(store: ObjectStore, root: str, kill: str = "") -> int:
+    paths = os.pathsep.join([str(ROOT / "tests" / "killing"), str(ROOT)])
+    environment = {**os.environ, **store.environment, "PYTHONPATH": paths, "VECLIP_TEST_KILL": kill}
+    return subprocess.run(
+        [sys.executable, "-m", "tests.counting", root], cwd=ROOT, env=environment, timeout=120
+    ).returncode
+
+
+def test_create_is_first_come_first_served(store: ObjectStore) -> None:
+    uri = f"{store.root}/create/one.json"
+    assert storage.create_json(uri, {"who": 1})
+    assert not storage.create_json(uri, {"who": 2})
+    assert storage.read_json(uri) == {"who": 1}
+
+
+def test_a_lease_is_one_owners(store: ObjectStore) -> None:
+    first = Lease.acquire(f"{store.root}/leases", "part-00000")
+    assert first is not None
+    assert Lease.acquire(f"{store.root}/leases", "part-00000") is None
+    first.release()
+    second = Lease.acquire(f"{store.root}/leases", "part-00000")
+    assert second is not None
+    second.release()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(store: ObjectStore) -> str:
+    root = f"{store.root}/undisturbed"
+    assert run_program(store, root) == 0
+    return root
+
+
+@pytest.mark.parametrize("point", ["before_move", "before_marker", "after_marker"])
+def test_a_killed_run_goes_on_where_it_stopped(store: ObjectStore, undisturbed: str, point: str) -> None:
+    disturbed = f"{store.root}/disturbed-{point}"
+    assert run_program(store, disturbed, kill=f"squares:part-00001/00001:{point}") == -9
+    half = {name for name in storage.list_files(disturbed) if name.endswith(".success.json")}
+    assert half
+    fs, path = storage.filesystem(disturbed)
+    before = {name: fs.info(f"{path}/{name}")["LastModified"] for name in half}
+    assert run_program(store, disturbed) == 0
+    assert data_files(disturbed) == data_files(undisturbed)
+    assert {name: fs.info(f"{path}/{name}")["LastModified"] for name in half} == before, (
+        "finished shards were done again"
+    )

@@ -1,0 +1,81 @@
+"""The choice among captions: frequencies, purity, fallbacks."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+from veclip_core.mixing.choose import caption_of, choose, draw
+
+IDS = [f"{number:032x}" for number in range(20_000)]
+ROW = {
+    "sample_id": IDS[0],
+    "alt": "rustic bathroom",
+    "vec": "a bathroom with a window",
+    "vecap": "a rustic bathroom, lit",
+}
+
+
+@pytest.mark.parametrize(
+    "weights", [{"alt": 0.5, "vecap": 0.5}, {"alt": 2, "vec": 1, "vecap": 1}, {"vec": 0.1, "alt": 0.9}]
+)
+def test_frequencies_follow_the_weights(weights: dict[str, float]) -> None:
+    drawn = [choose(3, 1, sample_id, weights) for sample_id in IDS]
+    for source, weight in weights.items():
+        share = weight / sum(weights.values())
+        deviations = abs(drawn.count(source) / len(IDS) - share) / (share * (1 - share) / len(IDS)) ** 0.5
+        assert deviations < 4
+
+
+def test_seeds_and_epochs_draw_independently() -> None:
+    weights = {"alt": 0.5, "vecap": 0.5}
+    first = [choose(0, 0, sample_id, weights) for sample_id in IDS]
+    for seed, epoch in ((0, 1), (1, 0), (0, 10), (10, 0)):
+        same = sum(a == choose(seed, epoch, sample_id, weights) for a, sample_id in zip(first, IDS, strict=True))
+        assert abs(same / len(IDS) - 0.5) < 4 * 0.5 / len(IDS) ** 0.5
+
+
+def test_order_of_the_samples_does_not_matter() -> None:
+    weights = {"alt": 0.3, "vec": 0.3, "vecap": 0.4}
+    shuffled = random.Random(0).sample(IDS, len(IDS))
+    assert {s: choose(7, 2, s, weights) for s in IDS} == {s: choose(7, 2, s, weights) for s in shuffled}
+
+
+def test_another_process_draws_the_same() -> None:
+    code = "from veclip_core.mixing.choose import draw;print([draw(7, 2, f'{number:032x}') for number in range(50)])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == str([draw(7, 2, sample_id) for sample_id in IDS[:50]])
+
+
+def test_draws_are_pinned() -> None:
+    """A change here changes every training ever made: it needs a new identity."""
+    assert draw(0, 0, "0" * 32) == 0.06260125514488168
+
+
+def test_only_weighted_sources_are_drawn() -> None:
+    assert {choose(0, 0, sample_id, {"alt": 1.0, "vecap": 0.0}) for sample_id in IDS[:500]} == {"alt"}
+    for weights in ({}, {"alt": 0.0}, {"alt": -1.0, "vecap": 2.0}, {"alt": float("nan")}):
+        with pytest.raises(ValueError, match="caption weights"):
+            choose(0, 0, IDS[0], weights)
+
+
+@pytest.mark.parametrize(
+    ("texts", "weights", "expected"),
+    [
+        ({}, {"vecap": 1.0}, ("a rustic bathroom, lit", "vecap", False)),
+        ({"vecap": "bathroom"}, {"vecap": 1.0}, ("rustic bathroom", "alt", True)),
+        ({"vecap": None}, {"vecap": 1.0}, ("rustic bathroom", "alt", True)),
+        ({"alt": "Bathroom"}, {"alt": 1.0}, ("Bathroom", "alt", False)),
+        ({"alt": " "}, {"alt": 1.0}, ("", "none", True)),
+        ({"alt": ""}, {"alt": 1.0, "vecap": 1e-12}, ("a rustic bathroom, lit", "vecap", True)),
+        ({"alt": "", "vecap": "x"}, {"vecap": 1.0, "vec": 1e-12}, ("a bathroom with a window", "vec", True)),
+    ],
+)
+def test_fallbacks(texts: dict[str, str | None], weights: dict[str, float], expected: tuple[str, str, bool]) -> None:
+    assert caption_of({**ROW, **texts}, 0, 0, weights) == expected
+
+
+def test_the_arm_of_alt_text_never_sees_a_generated_text() -> None:
+    for sample_id in IDS[:200]:
+        assert caption_of({**ROW, "sample_id": sample_id, "alt": ""}, 0, 0, {"alt": 1.0, "vecap": 0.0})[0] == ""

@@ -1,0 +1,50 @@
+"""The graph that Dagster shows."""
+
+import dagster as dg
+import pytest
+
+from veclip_core.scales import SCALES
+from veclip_dagster.definitions import defs
+
+EDGES = {
+    "shards": {"raw_urls"},
+    "vecap": {"shards"},
+    "manifest": {"vecap"},
+    "clip": {"manifest"},
+    "veclip": {"manifest"},
+    "eval_report": {"clip", "veclip"},
+    "raw_urls": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> dg.AssetGraph:
+    return defs.resolve_asset_graph()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_each_scale_has_the_whole_chain(graph: dg.AssetGraph, scale: str) -> None:
+    for asset, upstream in EDGES.items():
+        node = graph.get(dg.AssetKey(f"{asset}_{scale}"))
+        assert {key.to_user_string() for key in node.parent_keys} == {f"{name}_{scale}" for name in upstream}
+        assert node.partitions_def is None, "the command line materialises unpartitioned assets only"
+        assert node.is_executable
+        assert node.description
+        assert node.owners
+        assert node.kinds
+        assert node.group_name == f"scale_{scale}"
+        assert node.code_version
+    for asset in ("shards", "vecap", "manifest"):
+        grid = graph.get(dg.AssetKey(f"{asset}_{scale}_parts"))
+        assert not grid.is_executable
+        assert grid.partitions_def is not None
+        assert len(grid.partitions_def.get_partition_keys()) == SCALES[scale].parts
+
+
+def test_every_data_asset_is_checked(graph: dg.AssetGraph) -> None:
+    checked = {key.asset_key.to_user_string() for key in graph.asset_check_keys}
+    assert {f"{asset}_{scale}" for asset in ("raw_urls", "shards", "vecap", "manifest") for scale in SCALES} <= checked
+
+
+def test_each_scale_has_a_job() -> None:
+    assert {f"chain_{scale}" for scale in SCALES} <= {job.name for job in defs.resolve_all_job_defs()}

@@ -1,0 +1,141 @@
+"""Rounds of fusion, and the choice of the text that stands, on real tables."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from veclip_core.captioning.engines.base import Generation, Request, Sampling
+from veclip_core.captioning.fuse import FuseConfig, fuse_rows, fuse_shard
+from veclip_core.captioning.quality import QualityThresholds
+from veclip_core.captioning.select import SelectConfig, choose_caption, select_shard
+from veclip_core.samples import DESCRIBE_SCHEMA, DOWNLOAD_SCHEMA, FUSE_SCHEMA, LIST_URLS_SCHEMA, SELECT_SCHEMA, ShardKey
+from veclip_core.stage import ShardSet, ShardTask
+
+VEC = "a drawing of a ring buoy or a boat, transport-water, red and white"
+GOOD = "A drawing of {alt} with a ring buoy in red and white."
+
+
+class ScriptedEngine:
+    """Answers the first prompt badly for the AltTexts it is told to, everything else well; notes what it was asked."""
+
+    model_id = "scripted"
+
+    def __init__(self, *fails: str):
+        self.fails = fails
+        self.asked: list[list[str]] = []
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Generation]]:
+        alts = [request.messages[-1].content.split("\n")[0].removeprefix("Title: ") for request in requests]
+        self.asked.append(alts)
+        bad = self.fails if len(self.asked) == 1 else self.fails[:1]
+        return [[Generation("A drawing of a cow." if a in bad else GOOD.format(alt=a), "stop", 9, 7)] for a in alts]
+
+    def close(self) -> None:
+        return
+
+
+def test_second_prompt_asks_only_what_was_rejected_and_equal_pairs_once():
+    engine = ScriptedEngine("Lost", "Found")
+    rows = fuse_rows(
+        [("Tea", VEC), ("Lost", VEC), ("", VEC), ("Tea", VEC), ("Found", VEC), ("Tea", " ")], engine, FuseConfig()
+    )
+    assert engine.asked == [["Found", "Lost", "Tea"], ["Found", "Lost"]]
+    assert [[candidate.rejected for candidate in row] for row in rows] == [
+        [None], ["unfaithful", "unfaithful"], [], [None], ["unfaithful", None], [],
+    ]  # fmt: skip
+    assert [candidate.prompt_id for candidate in rows[4]] == ["fuse-fewshot-v1", "fuse-fewshot-v2"]
+
+
+def test_choice_falls_back_in_the_stated_order():
+    def candidate(text: str, number: int = 0) -> dict[str, object]:
+        return {
+            "text": text,
+            "finish_reason": "stop",
+            "prompt_id": "fuse-fewshot-v1",
+            "model": "m",
+            "candidate": number,
+        }
+
+    limits = QualityThresholds()
+    good, better = GOOD.format(alt="Tea"), "A drawing of Tea, a ring buoy for water transport, in red and white."
+    fused = choose_caption(
+        "Tea", VEC, [candidate("A drawing of a cow."), candidate(good, 1), candidate(better, 2)], limits
+    )
+    assert (fused.vecap, fused.status, fused.reason) == (better, "fused", None)
+    rejected = choose_caption("Tea", VEC, [candidate("A drawing of a cow.")], limits)
+    assert (rejected.vecap, rejected.status, rejected.reason) == (f"Tea, {VEC}", "concatenated", "unfaithful")
+    assert choose_caption("Tea", VEC, [], limits).reason == "no_candidate"
+    assert (choose_caption(" ", VEC, [], limits).vecap, choose_caption(" ", VEC, [], limits).status) == (VEC, "vec")
+    assert (choose_caption("Tea", "", [], limits).vecap, choose_caption("Tea", "", [], limits).status) == ("Tea", "alt")
+    assert choose_caption("", " ", [], limits).status == "error"
+
+
+def test_shards_of_both_stages_add_up(tmp_path: Path):
+    key = ShardKey(0, 0)
+    samples = [
+        # url, AltText, status, picture, VeC
+        ("u1", "Tea", "ok", "ok", VEC),
+        ("u1", "Lost", "ok", "ok", VEC),
+        ("u2", "", "ok", "ok", VEC),
+        ("u3", "Cup", "ok", "ok", ""),
+        ("u4", "Dead", "ok", "error", None),
+        ("u5", "Bad list row", "error", None, None),
+        ("u6", "", "ok", "ok", ""),
+    ]
+    listed = [
+        {"url_id": url, "sample_id": f"s{number}", "url": url, "alt_text": alt, "source": "t", "status": status}
+        for number, (url, alt, status, _, _) in enumerate(samples)
+    ]
+    pictures = {url: picture for url, _, _, picture, _ in samples if picture}
+    inputs = {
+        "list_urls": _put(tmp_path, "list_urls", LIST_URLS_SCHEMA, listed, key),
+        "download": _put(
+            tmp_path, "download", DOWNLOAD_SCHEMA, [{"url_id": u, "status": s} for u, s in pictures.items()], key
+        ),
+        "describe": _put(
+            tmp_path,
+            "describe",
+            DESCRIBE_SCHEMA,
+            [
+                {"url_id": url, "vec": vec, "status": "ok", "model": "v", "prompt_id": "p"}
+                for url, vec in {url: vec for url, *_, vec in samples if vec is not None}.items()
+            ],
+            key,
+        ),
+    }
+    counts = fuse_shard(_task(tmp_path / "a", key, inputs), ScriptedEngine("Lost"), FuseConfig())
+    assert (counts.rows_in, counts.rows_ok, counts.fallbacks) == (5, 2, 1)
+    assert counts.errors == {"no_alt_text": 2, "no_vec": 1}
+    assert counts.extra["candidates"] == 3
+    fused = pq.read_table(tmp_path / "a" / "00000.parquet")
+    assert fused.schema == FUSE_SCHEMA
+
+    inputs["fuse"] = _put(tmp_path, "fuse", FUSE_SCHEMA, fused.to_pylist(), key)
+    counts = select_shard(_task(tmp_path / "b", key, inputs), SelectConfig())
+    assert (counts.rows_in, counts.rows_ok, counts.fallbacks, counts.errors) == (5, 4, 3, {"no_text": 1})
+    table = pq.read_table(tmp_path / "b" / "00000.parquet")
+    assert table.schema == SELECT_SCHEMA
+    rows = {row["sample_id"]: row for row in table.to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "s0": "fused", "s1": "concatenated", "s2": "vec", "s3": "alt", "s6": "error",
+    }  # fmt: skip
+    assert rows["s0"]["prompt_id"] == "fuse-fewshot-v1"
+    assert json.loads(rows["s0"]["scores"])["alt"] == 1.0
+    assert (rows["s1"]["reason"], rows["s1"]["prompt_id"], rows["s1"]["vec_model"]) == ("unfaithful", None, "v")
+    assert (rows["s6"]["error"], rows["s6"]["reason"]) == ("no_text", None)
+
+
+def _put(root: Path, stage: str, schema: pa.Schema, rows: list[dict], key: ShardKey) -> ShardSet:
+    shards = ShardSet(str(root), "test", stage, "0" * 16)
+    path = Path(shards.file(key, "parquet"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    return shards
+
+
+def _task(scratch: Path, key: ShardKey, inputs: dict[str, ShardSet]) -> ShardTask:
+    scratch.mkdir()
+    return ShardTask(key, dict(inputs), scratch)

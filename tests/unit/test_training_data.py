@@ -1,0 +1,159 @@
+"""What training reads: rows, pictures, tokens and batches."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.unit.training_world import TINY, write_world
+from veclip_core.training.data import Batches, BatchPlan, load_manifest, tokenizer_for
+from veclip_core.training.pictures import PictureCache, StreamedPictures, on_white, square
+from veclip_core.training.recipe import ALT_TEXT_ONLY, RECIPES, SAMPLE, Recipe
+from veclip_core.training.texts import BpeTokenizer, SampleTokenizer, tokenizer_from_json
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
+    return write_world(tmp_path_factory.mktemp("source with a space"), 48)
+
+
+def test_a_manifest_is_the_same_in_memory_and_memory_mapped(world: tuple[str, list[str]], tmp_path: Path) -> None:
+    plain, mapped = load_manifest(*world), load_manifest(*world, cache_folder=tmp_path)
+    assert len(plain) == len(mapped) == 48
+    order = np.random.default_rng(0).permutation(48)
+    assert plain.rows(order) == mapped.rows(order)
+    table = plain.table.to_pylist()
+    assert plain.rows(order) == [table[position] for position in order]
+    assert plain.digest == mapped.digest == load_manifest(*world).digest
+    assert load_manifest(world[0], world[1][:1]).digest != plain.digest
+
+
+def test_a_manifest_without_rows_says_so(world: tuple[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        load_manifest(world[0], [])
+
+
+def test_cached_and_streamed_pictures_have_the_same_pixels(world: tuple[str, list[str]], tmp_path: Path) -> None:
+    manifest = load_manifest(*world)
+    for fit in ("pad", "squash", "crop"):
+        cache = PictureCache.open(manifest, 36, fit, tmp_path, threads=2)
+        streamed = StreamedPictures(manifest, 36, fit, threads=2)
+        rows = [40, 3, 3, 17]
+        assert cache.read(rows).shape == (4, 36, 36, 3)
+        assert np.array_equal(cache.read(rows), streamed.read(rows))
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy"] * 3
+
+
+def test_a_cache_is_made_once(world: tuple[str, list[str]], tmp_path: Path) -> None:
+    manifest = load_manifest(*world)
+    made = PictureCache.open(manifest, 36, "pad", tmp_path).path
+    stamp = made.stat().st_mtime_ns
+    assert PictureCache.open(manifest, 36, "pad", tmp_path).path == made
+    assert made.stat().st_mtime_ns == stamp
+    assert PictureCache.open(manifest, 40, "pad", tmp_path).path != made
+
+
+def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
+    world = write_world(tmp_path / "source", 8)
+    for tar in (tmp_path / "source" / "download").iterdir():
+        tar.write_bytes(b"\0" * tar.stat().st_size)
+    with pytest.raises(ValueError, match=r"download/0000.\.tar at \d+: .* no readable picture"):
+        PictureCache.open(load_manifest(*world), 36, "pad", tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_transparent_parts_become_white() -> None:
+    picture = Image.new("RGBA", (20, 10), (0, 0, 0, 0))
+    picture.putpixel((0, 0), (255, 0, 0, 255))
+    pixels = np.asarray(on_white(picture))
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+    assert pixels[5, 5].tolist() == [255, 255, 255]
+    palette = Image.new("P", (4, 4), 0)
+    palette.info["transparency"] = 0
+    assert np.asarray(on_white(palette)).min() == 255
+    assert square(picture, 32, "pad").shape == (32, 32, 3)
+
+
+def test_every_row_once_an_epoch_and_epochs_differ() -> None:
+    plan = BatchPlan(rows=50, batch_size=8, seed=1)
+    epochs = []
+    for epoch in range(2):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        rows = np.concatenate([plan.at(step)[1] for step in steps])
+        assert {plan.at(step)[0] for step in steps} == {epoch}
+        assert len(rows) == len(set(rows.tolist())) == 48
+        epochs.append(rows)
+    assert not np.array_equal(*epochs)
+
+
+def test_a_batch_depends_on_its_step_alone(world: tuple[str, list[str]]) -> None:
+    manifest = load_manifest(*world)
+    pictures, tokenizer = StreamedPictures(manifest, 36, "pad"), tokenizer_for(TINY, manifest)
+    forwards, alone = (Batches.of(manifest, pictures, tokenizer, TINY) for _ in range(2))
+    in_order = [forwards.at(step) for step in range(7)]
+    for step in (6, 2):
+        batch = alone.at(step)
+        assert torch.equal(batch.images_BCHW, in_order[step].images_BCHW)
+        assert torch.equal(batch.tokens_BL, in_order[step].tokens_BL)
+        assert batch.texts == in_order[step].texts
+    assert not torch.equal(in_order[0].images_BCHW, in_order[3].images_BCHW)
+    assert in_order[0].images_BCHW.shape == (16, 3, 32, 32)
+
+
+def test_the_arms_differ_in_texts_only(world: tuple[str, list[str]]) -> None:
+    manifest = load_manifest(*world)
+    pictures = StreamedPictures(manifest, 36, "pad")
+    arms = []
+    for weights in (ALT_TEXT_ONLY, TINY.weights):
+        recipe = TINY.model_copy(update={"weights": weights})
+        arms.append(Batches.of(manifest, pictures, tokenizer_for(recipe, manifest), recipe))
+    assert arms[0].tokenizer == arms[1].tokenizer
+    plain, mixed = (arm.at(4) for arm in arms)
+    assert torch.equal(plain.images_BCHW, mixed.images_BCHW)
+    assert plain.sources == {"alt": 16}
+    assert set(mixed.sources) == {"alt", "vecap"}
+    assert any(a == b for a, b in zip(plain.texts, mixed.texts, strict=True))
+
+
+def test_fallbacks_and_sources_are_counted(tmp_path: Path) -> None:
+    manifest = load_manifest(*write_world(tmp_path / "source", 32, empty_alts=8))
+    recipe = TINY.model_copy(update={"weights": ALT_TEXT_ONLY})
+    batches = Batches.of(manifest, StreamedPictures(manifest, 36, "pad"), tokenizer_for(recipe, manifest), recipe)
+    epoch = [batches.at(step) for step in range(2)]
+    assert sum((Counter(batch.sources) for batch in epoch), Counter()) == {"alt": 24, "none": 8}
+    assert sum(batch.fallbacks for batch in epoch) == 8
+
+
+def test_the_sample_tokenizer_is_clips_renumbered() -> None:
+    texts = ["Red Circle", "a drawing of a square &amp; more", "naïve café 12"]
+    small, whole = SampleTokenizer.of_texts(texts, 12), BpeTokenizer(12)
+    back = torch.tensor(small.clip_ids())
+    assert torch.equal(back[small(texts)], whole(texts))
+    from open_clip.tokenizer import SimpleTokenizer
+
+    assert torch.equal(whole(texts), SimpleTokenizer(context_length=12)(texts))
+    assert (small(texts).argmax(1) == whole(texts).argmax(1)).all()
+    assert int(small(texts).max()) == small.vocab_size - 1
+    assert tokenizer_from_json(small.to_json()) == small
+
+
+def test_an_unknown_token_drops_out_and_a_long_text_is_cut() -> None:
+    small = SampleTokenizer.of_texts(["red circle"], 6)
+    assert torch.equal(small(["red zebra circle"]), small(["RED circle"]))
+    cut = small(["red circle red circle red circle"])
+    assert cut[0, -1] == small.vocab_size - 1
+    assert small([""]).tolist() == [[small.vocab_size - 2, small.vocab_size - 1, 0, 0, 0, 0]]
+
+
+def test_recipes_are_valid_and_identified_by_content() -> None:
+    for recipe in RECIPES.values():
+        Recipe(**recipe.model_dump())
+    mixed = {"alt": 0.5, "vecap": 0.5}
+    reversed_mix = dict(reversed(mixed.items()))
+    assert Recipe(weights=mixed).identity() == Recipe(weights=reversed_mix).identity() != SAMPLE.identity()
+    for wrong in ({"weights": {"caption": 1.0}}, {"cache_size": 40, "image_size": 64}, {"weights": {"alt": 0.0}}):
+        with pytest.raises(ValueError):  # noqa: PT011
+            Recipe(**wrong)

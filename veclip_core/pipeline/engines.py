@@ -1,0 +1,76 @@
+"""From a scale's models, by name, to the operations of the captioning stages."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from veclip_core import storage
+from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, open_vlm, vlm_config_for
+from veclip_core.captioning.engines.base import EngineRuntime
+from veclip_core.captioning.engines.concepts import ConceptsConfig, open_concepts
+from veclip_core.captioning.fuse import FuseOperation, fuse_config_for
+from veclip_core.captioning.select import SelectOperation
+from veclip_core.scales import Scale
+from veclip_core.settings import Settings
+from veclip_core.sources.openmoji import build_openmoji
+
+INPUTS = {
+    "describe": ("download",),
+    "fuse": ("list_urls", "describe"),
+    "select": ("list_urls", "download", "describe", "fuse"),
+}
+"""Stage to the stages it reads."""
+STAND_IN = "concepts"
+
+
+def runtime_of(settings: Settings) -> EngineRuntime:
+    return EngineRuntime(
+        engine=settings.engine, weights_dir=settings.cache_folder / "weights", threads=settings.threads
+    )
+
+
+def describer_of(scale: Scale, settings: Settings) -> str:
+    """The describing model's name: the scale's own unless settings name another."""
+    return settings.describer or scale.describer
+
+
+def describe_operation(scale: Scale, settings: Settings) -> DescribeOperation:
+    """The stand-in captioner, or a vision-language model."""
+    name = describer_of(scale, settings)
+    if name == STAND_IN:
+        config, folder = ConceptsConfig(), prepare_stand_in(settings)
+        return DescribeOperation(
+            DescribeConfig(describer=config), partial(open_concepts, config, folder, settings.threads)
+        )
+    vlm = vlm_config_for(name)
+    return DescribeOperation(DescribeConfig(describer=vlm), partial(open_vlm, vlm, runtime_of(settings)))
+
+
+def prepare_stand_in(settings: Settings) -> Path:
+    """Fit the stand-in captioner and measure it on the evaluation artist, once; the folder it is kept in."""
+    from veclip_core.captioning.concept_fit import fit_concepts, measure_concepts
+    from veclip_core.sources.sample_packages import fetch_packages
+
+    folder = settings.cache_folder / "concepts" / ConceptsConfig().identity()[:16]
+    measured = folder / "accuracy.json"
+    if not measured.exists():
+        packages, world = settings.cache_folder / "packages", settings.cache_folder / "world"
+        fetch_packages(packages)
+        fit_concepts(packages, folder)
+        accuracy = measure_concepts(folder, build_openmoji(packages, world))
+        storage.write_json(str(measured), asdict(accuracy))
+    return folder
+
+
+def stand_in_accuracy(settings: Settings) -> dict[str, Any]:
+    """What `prepare_stand_in` measured, as `ConceptsAccuracy`'s fields."""
+    return dict(storage.read_json(str(prepare_stand_in(settings) / "accuracy.json")))
+
+
+def fuse_operation(scale: Scale, settings: Settings) -> FuseOperation:
+    return FuseOperation(fuse_config_for(settings.fuser or scale.fuser), runtime_of(settings))
+
+
+def select_operation() -> SelectOperation:
+    return SelectOperation()
