@@ -59,9 +59,7 @@ def sample_fetch(
 def run(
     asset: Annotated[str, typer.Argument(help=f"One of {', '.join(ASSETS)}.")],
     scale: ScaleOption = "sample",
-    parts: Annotated[
-        int | None, typer.Option(help="Only the first so many parts (shards, vecap, manifest).")
-    ] = None,
+    parts: Annotated[int | None, typer.Option(help="Only the first so many parts (shards, vecap, manifest).")] = None,
     rows: Annotated[int | None, typer.Option(help="Only the first so many rows of the URL list (raw_urls).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training (clip, veclip) or of the report.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Fewer training steps, for a trial.")] = None,
@@ -152,6 +150,32 @@ def captions_show(
 
 
 @app.command()
+def caption(
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of pictures; `cat.txt` beside `cat.jpg` is its AltText.", exists=True)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the table and the page go; by default FOLDER/captions.")
+    ] = None,
+    scale: ScaleOption = "sample",
+) -> None:
+    """Caption a folder of your own pictures with a scale's models: a parquet table and a page to look at."""
+    from veclip_core.captioning.folder import caption_folder
+    from veclip_core.pipeline import engines
+
+    settings, chosen = Settings.from_environment(), _scale(scale)
+    report = caption_folder(
+        folder,
+        out or folder / "captions",
+        engines.describe_operation(chosen, settings).opener(),
+        engines.fuse_operation(chosen, settings).config,
+        engines.runtime_of(settings),
+    )
+    typer.echo(f"{report.captioned} of {report.pictures} pictures captioned; errors: {report.errors or 'none'}")
+    typer.echo(f"{report.table}\n{report.page}")
+
+
+@app.command()
 def results(scale: ScaleOption = "sample") -> None:
     """The comparison table of the latest report, and where the report is."""
     from veclip_core import storage
@@ -201,6 +225,7 @@ def _tell(numbers: dict[str, float]) -> None:
 def main() -> None:
     """The entry point: what a person can mend is one sentence on stderr and exit code 1, not a trace."""
     from veclip_core.captioning.engines.weights import WeightsMissing
+    from veclip_core.captioning.folder import FolderError
     from veclip_core.evaluation.sets import EvaluationSetError
     from veclip_core.shards import NotMadeYet
     from veclip_core.sources.sample_packages import SampleWorldError
@@ -212,7 +237,8 @@ def main() -> None:
     try:
         app()
     except (
-        EvaluationSetError, ListError, NotMadeYet, SampleWorldError, SettingsError, StageFailed, StorageError, WeightsMissing
+        EvaluationSetError, FolderError, ListError, NotMadeYet, SampleWorldError, SettingsError, StageFailed, StorageError,
+        WeightsMissing,
     ) as error:  # fmt: skip
         sys.stderr.write(f"veclip: {error}\n")
         raise SystemExit(1) from error

@@ -220,7 +220,8 @@ def run_stage(
 ) -> StageReport:
     """Make every shard of the first `parts` parts that is not there yet.
 
-    `on_shard` hears of every shard that is done, found or made. Shards whose inputs are quarantined are left out and counted. Parts that another run is working on are waited for.
+    `on_shard` hears of every shard that is done, found or made. Shards whose inputs are quarantined are left out and counted.
+    Parts that another run is working on are waited for.
 
     Raises:
         StageFailed: when nothing can be made (missing weights, missing inputs, a full disk, every shard failed).

@@ -39,10 +39,10 @@ def _die() -> None:
 def _train(source: str, folder: str, point: str, log: str, tracking_uri: str | None) -> None:
     publish_file, write_json = storage.publish_file, storage.write_json
 
-    def publish(path: Path, uri: str) -> None:
+    def publish(source: Path, uri: str) -> None:
         if point == "before_move" and "step-000008" in uri:
             _die()
-        publish_file(path, uri)
+        publish_file(source, uri)
         if point == "between_files" and "step-000008/model" in uri:
             _die()
 

@@ -14,9 +14,11 @@ HOSTILE = [
 
 
 def test_every_prompt_states_where_it_comes_from():
-    for prompt in [*fuse_prompts().values(), *describe_prompts().values()]:
-        assert prompt.id.rpartition("-")[2].startswith("v")
-        assert prompt.note
+    stated = [(prompt.id, prompt.note) for prompt in fuse_prompts().values()]
+    stated += [(prompt.id, prompt.note) for prompt in describe_prompts().values()]
+    for prompt_id, note in stated:
+        assert prompt_id.rpartition("-")[2].startswith("v")
+        assert note
     assert fuse_prompt("fuse-reconstructed-v1").provenance == "reconstructed"
     assert "CapsFusion" in fuse_prompt("fuse-capsfusion-v1").note
 
