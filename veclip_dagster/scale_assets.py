@@ -13,12 +13,3 @@ def scale_assets(scale: Scale, settings: Settings) -> list[dg.AssetsDefinition |
     """`raw_urls_S`, `shards_S`, `vecap_S`, `manifest_S`, `clip_S`, `veclip_S`, `eval_report_S` and their part grids."""
     versions = code_versions(scale, settings)
     return [*data_assets(scale, versions), *model_assets(scale, versions)]
-
-
-def chain_job(scale: Scale) -> dg.UnresolvedAssetJobDefinition:
-    """Everything of one scale, from URLs to report."""
-    return dg.define_asset_job(
-        f"chain_{scale.name}",
-        selection=dg.AssetSelection.groups(f"scale_{scale.name}").materializable(),
-        description=f"The whole chain of scale {scale.name}; finished work is not done again.",
-    )
