@@ -3,6 +3,7 @@
 Run as a program it does both stages, so that tests can kill it and start it again.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ class SquaresConfig(Config):
     power: int = 2
     refuse_shard: str = ""
     load_fails: bool = False
+    padding: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Squares:
                 raise ValueError("poison")
             numbers = task.read("numbers").column("number").to_pylist()
             kept = [number for number in numbers if number % 5]
+            if self.config.padding:
+                task.out("bin").write_bytes(os.urandom(self.config.padding))
             task.write(pa.table({"number": kept, "power": [number**self.config.power for number in kept]}))
             return RowCounts(
                 len(numbers), len(kept), {"multiple_of_5": len(numbers) - len(kept)}, extra={"tokens": 3.0}

@@ -12,6 +12,7 @@ import pytest
 from tests.counting import GRID, SquaresConfig, run_both
 from veclip_core.leases import Lease
 from veclip_core.stage import RowCounts, StageFailed
+from veclip_core.storage import StorageError
 
 ROOT = Path(__file__).parents[2]
 POINTS = ("before_move", "before_marker", "after_marker")
@@ -87,8 +88,23 @@ def test_an_engine_that_does_not_load_stops_the_run_and_quarantines_nothing(tmp_
 
 def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "numbers").write_text("a file where the folder should be")
-    with pytest.raises((StageFailed, OSError)):
+    with pytest.raises(StorageError, match="Set VECLIP_ROOT to a folder or bucket that can"):
         run_both(str(tmp_path), SquaresConfig())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_one_clear_error_and_what_was_done_is_kept(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        with pytest.raises((StageFailed, StorageError), match="the disk is full"):
+            run_both(str(tmp_path), SquaresConfig(padding=40_000), workers=1)
+        assert list(tmp_path.rglob("*.success.json"))
+        assert not list(tmp_path.rglob("*.quarantine.json"))
+        subprocess.run(["mount", "-o", "remount,size=10m", str(tmp_path)], check=True)
+        _, report = run_both(str(tmp_path), SquaresConfig(padding=40_000), workers=1)
+        assert report.shards == 6
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -122,6 +122,7 @@ class Chain:
             "download": downloads.shard_set(self.root, self.source),
         }
         count, partial = _first(parts, downloads), _limited(parts, downloads)
+        engines.require_models(self.scale, self.settings)
         operations: list[Operation] = [
             engines.describe_operation(self.scale, self.settings),
             engines.fuse_operation(self.scale, self.settings),

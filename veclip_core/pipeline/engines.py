@@ -8,12 +8,14 @@ from typing import Any
 from veclip_core import storage
 from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, open_vlm, vlm_config_for
 from veclip_core.captioning.engines.base import EngineRuntime
+from veclip_core.captioning.engines.weights import checked_config, resolve_model
 from veclip_core.captioning.engines.concepts import ConceptsConfig, open_concepts
 from veclip_core.captioning.fuse import FuseOperation, fuse_config_for
 from veclip_core.captioning.select import SelectOperation
-from veclip_core.scales import Scale
+from veclip_core.scales import LLAVA, VICUNA, Scale
 from veclip_core.settings import Settings
 from veclip_core.sources.openmoji import build_openmoji
+from veclip_core.stage import StageFailed
 
 INPUTS = {
     "describe": ("download",),
@@ -22,6 +24,7 @@ INPUTS = {
 }
 """Stage to the stages it reads."""
 STAND_IN = "concepts"
+SMALL_FUSER = "smollm2"
 
 
 def runtime_of(settings: Settings) -> EngineRuntime:
@@ -45,6 +48,34 @@ def describe_operation(scale: Scale, settings: Settings) -> DescribeOperation:
         )
     vlm = vlm_config_for(name)
     return DescribeOperation(DescribeConfig(describer=vlm), partial(open_vlm, vlm, runtime_of(settings)))
+
+
+def require_models(scale: Scale, settings: Settings) -> None:
+    """See to it before any work starts that both models can be had: describing for a day and then missing a fuser is dear.
+
+    Raises:
+        WeightsMissing: with the model's name and what to do.
+        StageFailed: when a scale's own models, of billions of parameters, would have to run without a GPU.
+    """
+    for role, variable, name in (
+        ("describing", "VECLIP_DESCRIBER", describer_of(scale, settings)),
+        ("fusing", "VECLIP_FUSER", settings.fuser or scale.fuser),
+    ):
+        if name in (STAND_IN, SMALL_FUSER):
+            continue
+        checked_config(resolve_model(name, settings.cache_folder / "weights"), revision=None)
+        if name in (LLAVA, VICUNA) and not _has_gpu():
+            raise StageFailed(
+                f"vecap_{scale.name}: {role} with {name} needs a CUDA GPU, and there is none here. Run it where there is one, or"
+                f" name a smaller model: {variable}=<path or id>, or the sample's {variable}="
+                f"{STAND_IN if role == 'describing' else SMALL_FUSER} for a trial."
+            )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def prepare_stand_in(settings: Settings) -> Path:

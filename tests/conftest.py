@@ -1,0 +1,81 @@
+"""Fixtures shared by all tests: a small cut of the real sample, and a deployment to run commands in."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.unit.small_world import real_packages, small_cache  # noqa: F401  (fixtures)
+from veclip_core.settings import Settings
+
+PROJECT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A root with everything a command needs, as `env.sh` would set it."""
+
+    root: Path
+    cache: Path
+    environment: Mapping[str, str] = field(repr=False)
+
+    def run(self, *command: str, timeout_s: float = 400, **more: str) -> "subprocess.CompletedProcess[str]":
+        """A command of the environment (`dagster`, `veclip`), with its output."""
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+            cwd=PROJECT,
+            env={**os.environ, **self.environment, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, output)
+
+    def with_root(self, root: Path) -> "Deployment":
+        return deployment_at(root, self.cache)
+
+
+def deployment_at(root: Path, cache: Path) -> Deployment:
+    root.mkdir(parents=True, exist_ok=True)
+    home = root / "dagster"
+    home.mkdir(exist_ok=True)
+    (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
+    environment = {
+        "VECLIP_ROOT": str(root),
+        "VECLIP_CACHE": str(cache),
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_MODULE_NAME": "veclip_dagster.definitions",
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "VLLM_NO_USAGE_STATS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    return Deployment(root, cache, environment)
+
+
+@pytest.fixture(scope="session")
+def small_deployment_cache(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """VECLIP_CACHE of a small sample world; the converted language model is the real cache's."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "packages").symlink_to(small_cache)
+    weights = Settings.from_environment().cache_folder / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    (cache / "weights").symlink_to(weights)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def deployment(small_deployment_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """A deployment in a folder with a space in its name."""
+    return deployment_at(tmp_path_factory.mktemp("veclip") / "a root", small_deployment_cache)

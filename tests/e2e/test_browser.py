@@ -1,0 +1,171 @@
+"""What people see, in a real headless Chromium: Dagster's UI and MLflow's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import PROJECT, Deployment
+from tests.object_store import free_port
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+STARTS_WITHIN_S = 180
+RUN_WITHIN_S = 300
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium: apt-get install chromium")
+
+
+@dataclass(frozen=True)
+class Ui:
+    dagster: str
+    mlflow: str
+    deployment: Deployment
+
+    def ask(self, query: str) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.dagster}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return dict(json.loads(answer.read())["data"])
+
+
+@pytest.fixture(scope="module")
+def ui(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    """`make ui` on a root whose URLs are listed and downloaded."""
+    own = deployment.with_root(tmp_path_factory.mktemp("ui"))
+    for asset in ("raw_urls", "shards"):
+        arguments = ("--rows", "30") if asset == "raw_urls" else ()
+        done = own.run("veclip", "run", asset, *arguments)
+        assert done.returncode == 0, done.stdout[-3000:]
+    dagster_port, mlflow_port = free_port(), free_port()
+    log = own.root / "ui.log"
+    with open(log, "wb") as output:
+        server = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "veclip_dagster.ui",
+                f"--dagster-port={dagster_port}",
+                f"--mlflow-port={mlflow_port}",
+            ],
+            cwd=PROJECT,
+            env={**os.environ, **own.environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        running = Ui(f"http://127.0.0.1:{dagster_port}", f"http://127.0.0.1:{mlflow_port}", own)
+        try:
+            for address in (f"{running.dagster}/server_info", f"{running.mlflow}/health"):
+                _wait_for(address, server, log)
+            yield running
+        finally:
+            server.terminate()
+            try:
+                server.wait(40)
+            finally:
+                if server.poll() is None:
+                    os.killpg(server.pid, signal.SIGKILL)
+
+
+def _wait_for(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    until = time.monotonic() + STARTS_WITHIN_S
+    while time.monotonic() < until:
+        assert server.poll() is None, log.read_text()[-4000:]
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"{address} does not answer:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        opened = browser.new_page(viewport={"width": 1500, "height": 1000})
+        opened.set_default_timeout(60_000)
+        yield opened
+        browser.close()
+
+
+def test_an_asset_is_materialised_and_shows_captions_with_pictures(ui: Ui, page: Any, tmp_path: Path) -> None:
+    page.goto(f"{ui.dagster}/locations/veclip_dagster/asset-groups/scale_sample")
+    page.get_by_text("vecap_sample", exact=True).first.click()
+    page.get_by_role("button", name="Materialize selected").click()
+    confirm = page.get_by_role("button", name="Confirm")
+    until = time.monotonic() + RUN_WITHIN_S
+    runs: list[dict[str, str]] = []
+    while time.monotonic() < until:
+        if confirm.count() and confirm.first.is_visible():
+            confirm.first.click()
+        runs = ui.ask("{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }")["runsOrError"][
+            "results"
+        ]
+        if runs and runs[0]["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
+            break
+        page.wait_for_timeout(1000)
+    assert runs
+    assert runs[0]["status"] == "SUCCESS", runs
+    page.goto(f"{ui.dagster}/assets/vecap_sample?view=overview")
+    page.get_by_text("written_by_the_llm").first.wait_for()
+    page.goto(f"{ui.dagster}/assets/vecap_sample?view=events")
+    page.get_by_text("captions", exact=True).first.wait_for()
+    page.screenshot(path=str(tmp_path / "vecap.png"), full_page=True)
+    _open_captions(page)
+    pictures = page.locator("img[src^='data:image/jpeg;base64,']")
+    pictures.first.wait_for()
+    assert pictures.count() >= 5
+    assert page.get_by_text("a drawing of").count() >= 5
+    broken = pictures.evaluate_all("pictures => pictures.filter(p => !(p.complete && p.naturalWidth > 0)).length")
+    assert broken == 0
+    page.screenshot(path=str(tmp_path / "captions.png"), full_page=True)
+
+
+def _open_captions(page: Any) -> None:
+    """Long markdown is behind a button."""
+    if page.locator("img[src^='data:image/jpeg;base64,']").count():
+        return
+    page.get_by_role("button", name="Show markdown").first.click()
+
+
+def test_mlflow_compares_the_two_trainings(ui: Ui, page: Any, tmp_path: Path) -> None:
+    done = ui.deployment.run("veclip", "run", "manifest")
+    assert done.returncode == 0, done.stdout[-3000:]
+    for arm in ("clip", "veclip"):
+        done = ui.deployment.run("veclip", "run", arm, "--steps", "10")
+        assert done.returncode == 0, done.stdout[-3000:]
+    done = ui.deployment.run("veclip", "run", "eval_report")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "mean_recall" in done.stdout
+    results = json.loads((ui.deployment.root / "reports" / "sample.json").read_text())
+    ids = [training["run_id"] for training in results["trainings"]]
+    with urllib.request.urlopen(f"{ui.mlflow}/api/2.0/mlflow/runs/get?run_id={ids[0]}", timeout=30) as answer:
+        run = json.loads(answer.read())["run"]
+    names = {metric["key"] for metric in run["data"]["metrics"]}
+    assert "loss" in names
+    assert "openmoji/all/mean_recall" in names, "losses and scores are in one run"
+    assert run["inputs"]["dataset_inputs"], "the manifest is the run's input"
+    experiment = run["info"]["experiment_id"]
+    quoted = urllib.request.quote(json.dumps(ids))  # type: ignore[attr-defined]
+    page.goto(f'{ui.mlflow}/#/compare-runs?runs={quoted}&experiments=["{experiment}"]')
+    page.get_by_text("Comparing 2 Runs").first.wait_for()
+    page.get_by_text("openmoji/all/mean_recall").first.wait_for()
+    page.screenshot(path=str(tmp_path / "compare.png"), full_page=True)
