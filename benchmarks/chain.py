@@ -40,8 +40,14 @@ def main() -> None:
             sys.stderr.write(f"{asset:<12}{measured[asset]['seconds']:>8.1f} s{measured[asset]['peak_mb']:>8.0f} MB\n")
     total = sum(one["seconds"] for one in measured.values())
     sys.stderr.write(f"{'chain':<12}{total:>8.1f} s\n")
-    facts = {"machine": platform.processor() or platform.machine(), "cores": psutil.cpu_count(), "engine": chosen.engine}
-    chosen.out.write_text(json.dumps({**facts, "rows": chosen.rows, "total_s": round(total, 1), "assets": measured}, indent=2))
+    facts = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(),
+        "engine": chosen.engine,
+    }
+    chosen.out.write_text(
+        json.dumps({**facts, "rows": chosen.rows, "total_s": round(total, 1), "assets": measured}, indent=2)
+    )
 
 
 def timed(command: list[str], environment: dict[str, str]) -> dict[str, float]:

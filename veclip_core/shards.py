@@ -34,8 +34,8 @@ class ShardSet:
         return f"{self.stage}/{self.identity}/{key}.{suffix}"
 
     def read_table(self, key: ShardKey, columns: list[str] | None = None) -> pa.Table:
-        with storage.open_read(self.file(key, "parquet")) as file:
-            return pq.read_table(file, columns=columns)
+        # From memory: Arrow's own threads would call back into a Python file, also while the interpreter ends (an abort).
+        return pq.read_table(pa.BufferReader(storage.read_bytes(self.file(key, "parquet"))), columns=columns)
 
     def open(self, key: ShardKey, suffix: str) -> IO[bytes]:
         return storage.open_read(self.file(key, suffix))

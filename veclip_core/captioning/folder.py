@@ -154,7 +154,8 @@ figcaption { font-size: .9rem } small { opacity: .7; display: block; overflow-wr
 </style>
 <h1>Captions of {{ folder }}</h1>
 <p>{{ total }} pictures, described by {{ model }}.
-{% if stand_in %}<strong>This describer is a stand-in</strong>: a tagger fitted on emoji drawings, wrong more often than not.{% endif %}</p>
+{% if stand_in %}<strong>This describer is a stand-in</strong>: a tagger fitted on emoji drawings, wrong more often than not.
+{% endif %}</p>
 <div class="grid">{% for row in rows %}
 <figure><img src="{{ row.picture }}" alt=""><figcaption>{{ row.vecap }}
 <small>{{ row.file }} · {{ row.status }}{% if row.alt_text %} · AltText: {{ row.alt_text }}{% endif %}</small></figcaption></figure>

@@ -8,8 +8,8 @@ from typing import Any
 from veclip_core import storage
 from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, open_vlm, vlm_config_for
 from veclip_core.captioning.engines.base import EngineRuntime
-from veclip_core.captioning.engines.weights import checked_config, resolve_model
 from veclip_core.captioning.engines.concepts import ConceptsConfig, open_concepts
+from veclip_core.captioning.engines.weights import checked_config, resolve_model
 from veclip_core.captioning.fuse import FuseOperation, fuse_config_for
 from veclip_core.captioning.select import SelectOperation
 from veclip_core.scales import LLAVA, VICUNA, Scale

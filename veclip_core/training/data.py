@@ -114,13 +114,13 @@ def _tables(uris: Sequence[str]) -> Iterator[pa.Table]:
     import pyarrow.parquet as pq
 
     for uri in uris:
-        with storage.open_read(uri) as file:
-            parquet = pq.ParquetFile(file)
-            missing = [name for name in COLUMNS if name not in parquet.schema_arrow.names]
-            if missing:
-                raise ValueError(f"{uri}: columns {missing} are missing; is this a manifest of the mix stage?")
-            for number in range(parquet.num_row_groups):
-                yield parquet.read_row_group(number, columns=list(COLUMNS))
+        # From memory: Arrow's own threads would call back into a Python file, also while the interpreter ends (an abort).
+        parquet = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri)))
+        missing = [name for name in COLUMNS if name not in parquet.schema_arrow.names]
+        if missing:
+            raise ValueError(f"{uri}: columns {missing} are missing; is this a manifest of the mix stage?")
+        for number in range(parquet.num_row_groups):
+            yield parquet.read_row_group(number, columns=list(COLUMNS))
 
 
 def _memory_mapped(uris: Sequence[str], path: Path) -> pa.Table:
