@@ -34,8 +34,9 @@ class ShardSet:
         return f"{self.stage}/{self.identity}/{key}.{suffix}"
 
     def read_table(self, key: ShardKey, columns: list[str] | None = None) -> pa.Table:
-        # From memory: Arrow's own threads would call back into a Python file, also while the interpreter ends (an abort).
-        return pq.read_table(pa.BufferReader(storage.read_bytes(self.file(key, "parquet"))), columns=columns)
+        # A shard's table is small. Without Arrow's thread pools, which now and then abort a short process as it exits.
+        table = pa.BufferReader(storage.read_bytes(self.file(key, "parquet")))
+        return pq.read_table(table, columns=columns, use_threads=False, pre_buffer=False)
 
     def open(self, key: ShardKey, suffix: str) -> IO[bytes]:
         return storage.open_read(self.file(key, suffix))

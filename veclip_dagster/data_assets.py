@@ -125,7 +125,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
             "stand_in": dg.MetadataValue.text(_stand_in(chain)),
             **_mlflow_links(run_id),
         }
-        numbers = {**metadata.of_stage(describe), **metadata.of_stage(fuse), **metadata.of_stage(select), **extra}
+        numbers = {**extra, **metadata.of_stage(describe), **metadata.of_stage(fuse), **metadata.of_stage(select)}
         return _result(select, numbers, checks.of_stage(describe, fuse, select, llm_share=fused))
 
     @dg.asset(

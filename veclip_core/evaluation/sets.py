@@ -105,7 +105,7 @@ def read_openmoji(folder: Path) -> EvaluationSet:
     items = folder / "items.parquet"
     if not items.is_file():
         raise EvaluationSetError(f"no evaluation set in {folder}: run `veclip sample fetch` first")
-    table = pq.read_table(items)
+    table = pq.read_table(items, use_threads=False, pre_buffer=False)
     if missing := [column for column in ITEM_COLUMNS if column not in table.column_names]:
         raise EvaluationSetError(f"{items} lacks the columns {', '.join(missing)}: run `veclip sample fetch` again")
     rows = sorted(table.select(ITEM_COLUMNS).to_pylist(), key=lambda row: row["hexcode"])

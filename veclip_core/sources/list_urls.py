@@ -249,7 +249,7 @@ class _Shards:
     def _load(self, part: int) -> None:
         if part == self._part:
             return
-        table = pq.read_table(_part_file(self._work_dir, part))
+        table = pq.read_table(_part_file(self._work_dir, part), use_threads=False, pre_buffer=False)
         self._rows = table.sort_by([("url_id", "ascending"), ("sample_id", "ascending"), ("number", "ascending")])
         self._keys = [self._grid.key_of(of_url) for of_url in self._rows["url_id"].to_pylist()]
         self._part = part

@@ -63,7 +63,7 @@ class OpenMojiSet:
         """Read what `build_openmoji` wrote under `out`."""
         folder = out / "openmoji"
         marker = json.loads((folder / _MARKER).read_text())
-        rows = pq.read_table(folder / "items.parquet").to_pylist()
+        rows = pq.read_table(folder / "items.parquet", use_threads=False, pre_buffer=False).to_pylist()
         items = tuple(OpenMojiItem(**{**row, "file": folder / row["file"]}) for row in rows)
         return OpenMojiSet(items, marker["digest"], marker["version"], 0.0)
 

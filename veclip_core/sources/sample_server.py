@@ -201,6 +201,8 @@ class _Connection(asyncio.Protocol):
 def _listed_files(world: Path, png_root: Path) -> dict[str, Path]:
     """Path of the URL -> file, for every picture of the list; dead links have no file here."""
     dead = json.loads((world / "world.json").read_text())["dead"]
-    urls = pq.read_table(world / "urls.parquet", columns=["url"])["url"].to_pylist()
+    urls = pq.read_table(world / "urls.parquet", columns=["url"], use_threads=False, pre_buffer=False)[
+        "url"
+    ].to_pylist()
     paths = {urlsplit(url).path for url in urls} - set(dead)
     return {path: png_root / unquote(path.removeprefix(PICTURES_PREFIX)) for path in paths}

@@ -114,8 +114,7 @@ def _tables(uris: Sequence[str]) -> Iterator[pa.Table]:
     import pyarrow.parquet as pq
 
     for uri in uris:
-        # From memory: Arrow's own threads would call back into a Python file, also while the interpreter ends (an abort).
-        parquet = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri)))
+        parquet = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri)), pre_buffer=False)
         missing = [name for name in COLUMNS if name not in parquet.schema_arrow.names]
         if missing:
             raise ValueError(f"{uri}: columns {missing} are missing; is this a manifest of the mix stage?")
