@@ -8,7 +8,10 @@ export VECLIP_ROOT="${VECLIP_ROOT:-$_veclip_here/data}"
 # Dagster's own store is local even where the data is in a bucket.
 case "$VECLIP_ROOT" in
     *://*) _veclip_home="$_veclip_here/data/dagster" ;;
-    *) mkdir -p "$VECLIP_ROOT" && _veclip_home="$(cd "$VECLIP_ROOT" && pwd)/dagster" ;;
+    *)
+        mkdir -p "$VECLIP_ROOT" || { echo "VECLIP_ROOT=$VECLIP_ROOT can't be written: set it to a folder that can." >&2; return 1; }
+        _veclip_home="$(cd "$VECLIP_ROOT" && pwd)/dagster"
+        ;;
 esac
 export DAGSTER_HOME="${DAGSTER_HOME:-$_veclip_home}"
 mkdir -p "$DAGSTER_HOME"

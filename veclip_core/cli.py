@@ -59,10 +59,14 @@ def sample_fetch(
 def run(
     asset: Annotated[str, typer.Argument(help=f"One of {', '.join(ASSETS)}.")],
     scale: ScaleOption = "sample",
-    parts: Annotated[int | None, typer.Option(help="Only the first so many parts (shards, vecap, manifest).")] = None,
-    rows: Annotated[int | None, typer.Option(help="Only the first so many rows of the URL list (raw_urls).")] = None,
+    parts: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many parts (shards, vecap, manifest).")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many rows of the URL list (raw_urls).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the training (clip, veclip) or of the report.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Fewer training steps, for a trial.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Fewer training steps, for a trial.")] = None,
 ) -> None:
     """Make one asset of a scale, or what is missing of it. Running it again does nothing that is done."""
     from veclip_core.pipeline.data import Chain
@@ -84,15 +88,15 @@ def run(
     elif asset in TRAININGS:
         from veclip_core.pipeline.training import train_arm
 
-        trained = train_arm(chain, asset, seed, overrides={} if steps is None else {"steps": steps})  # type: ignore[arg-type]
-        _tell({"steps": trained.steps, "samples_per_s": trained.samples_per_s, "final_loss": trained.final_loss})
-        typer.echo(trained.checkpoint)
+        made, _ = train_arm(chain, asset, seed, overrides={} if steps is None else {"steps": steps})  # type: ignore[arg-type]
+        _tell({"steps": made.steps, "samples_per_s": made.samples_per_s, "final_loss": made.final_loss})
+        typer.echo(made.checkpoint)
     else:
         from veclip_core.pipeline.evaluation import make_report
 
-        made = make_report(chain, [seed])
-        typer.echo(comparison(made.results))
-        typer.echo(made.report_uri)
+        report_made = make_report(chain, [seed])
+        typer.echo(comparison(report_made.results))
+        typer.echo(report_made.report_uri)
 
 
 @app.command()
@@ -106,7 +110,7 @@ def status(scale: ScaleOption = "sample") -> None:
         for stage in stages:
             current = read_current(settings.root, chosen.source.name, stage, chosen.name)
             if current is None:
-                typer.echo(f"{stage:<11}{'not begun or not finished':>32}")
+                typer.echo(f"{stage:<11}{_under_way(settings.root, chosen.source.name, stage)}")
                 continue
             shards = current.shard_set(settings.root, chosen.source.name)
             keys = current.shard_keys()
@@ -119,6 +123,17 @@ def status(scale: ScaleOption = "sample") -> None:
             )
             for key, why in sorted(aside.items()):
                 typer.echo(f"    {key}: {why['error']}")
+
+
+def _under_way(root: str, source: str, stage: str) -> str:
+    """How far a stage is that has not succeeded for this scale yet, by the markers that are there."""
+    from collections import Counter
+
+    from veclip_core import storage
+
+    names = storage.list_files(storage.join(root, source, stage))
+    done = Counter(name.partition("/")[0] for name in names if name.endswith(".success.json"))
+    return "; ".join(f"{count:,} shards done under {identity}" for identity, count in done.items()) or "not begun"
 
 
 @captions.command("show")

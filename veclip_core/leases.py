@@ -38,6 +38,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._lost = False
+        self._beat = time.monotonic()
         self._thread: threading.Thread | None = None
 
     @classmethod
@@ -57,7 +58,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseLost when the part is no longer ours."""
-        if self._lost:
+        if self._lost or time.monotonic() - self._beat > TTL_S:
             raise LeaseLost(f"{self._what}: another run took this part over; this run stops")
 
     def release(self) -> None:
@@ -90,11 +91,18 @@ class Lease:
 
     def _keep_alive(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            if storage.exists(self._uri(self._number + 1)):
-                self._lost = True
-                logger.error("the lease on %s was taken over", self._what)
-                return
-            storage.write_json(self._uri(self._number), self._record())
+            try:
+                if storage.exists(self._uri(self._number + 1)):
+                    self._lost = True
+                    logger.error("the lease on %s was taken over", self._what)
+                    return
+                storage.write_json(self._uri(self._number), self._record())
+                self._beat = time.monotonic()
+            except (
+                OSError,
+                storage.StorageError,
+            ) as error:  # a hiccup; tried again, and `check` tells when it lasts too long
+                logger.warning("the lease on %s could not be renewed: %s", self._what, error)
 
 
 def holder(folder: str, what: str) -> str | None:

@@ -165,7 +165,7 @@ def sample_id(of_url: str, alt_text: str) -> str:
 
 
 def clean_alt_text(raw: str) -> str:
-    """AltText as the tables carry it: NFC, control and format characters as spaces, single spaces, at most 4,096 characters."""
+    """AltText as the tables carry it: NFC, control and unassigned characters as spaces, single spaces, at most 4,096 characters."""
     if len(raw) <= MAX_ALT_TEXT_CHARS and raw.isascii() and raw.isprintable():  # nearly all rows of a web list
         return _SPACES.sub(" ", raw).strip()
     text = unicodedata.normalize("NFC", raw[: 4 * MAX_ALT_TEXT_CHARS].encode("utf-8", "replace").decode())

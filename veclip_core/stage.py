@@ -239,8 +239,7 @@ def run_stage(
     digests: dict[ShardKey, Mapping[str, str]] = {
         key: {name: markers[key]["sha256"] for name, markers in input_markers.items()} for key in ready
     }
-    if storage.is_local(root):
-        storage.remove_dead_scratch(root)
+    storage.remove_dead_scratch(root)
     if not storage.exists(storage.join(output.uri, "config.json")):
         storage.write_json(storage.join(output.uri, "config.json"), _description(operation, inputs))
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from veclip_core.captioning.preview import described, markdown_table, selected
 from veclip_core.pipeline.data import Chain
@@ -22,14 +23,14 @@ PREVIEW_ROWS = 12
 class RawUrlsConfig(dg.Config):
     """Limits of a trial; what is made with one is marked partial."""
 
-    rows: int | None = None
+    rows: int | None = Field(None, ge=1)
     """Only the first so many rows of the list."""
 
 
 class PartsConfig(dg.Config):
     """Limits of a trial; what is made with one is marked partial."""
 
-    parts: int | None = None
+    parts: int | None = Field(None, ge=1)
     """Only the first so many parts."""
 
 
@@ -118,7 +119,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
             # Not from the first shard if that one was set aside.
             key = min(sets["select"].markers(current.shard_keys()))
             looks = selected(sets["select"], sets["download"], key, PREVIEW_ROWS, fuse=sets["fuse"])
-        fused = 1 - select.fallbacks / select.rows_in if select.rows_in else 0.0
+        fused = (select.rows_ok - select.fallbacks) / select.rows_in if select.rows_in else 0.0
         extra = {
             "captions": dg.MetadataValue.md(markdown_table(looks)),
             "written_by_the_llm": metadata.number(fused),

@@ -107,13 +107,13 @@ def _training(scale: Scale, arm: Arm, description: str, code_version: str) -> dg
 
         with clear_failures():
             chain = chain_of(context, veclip, scale, name)
-            report = train_arm(
+            report, trained = train_arm(
                 chain, arm, config.seed, overrides=config.overrides(), tags=tags_of(context), on_progress=on_progress
             )
         return dg.MaterializeResult(
             metadata=_of_training(report),
             data_version=dg.DataVersion(report.identity),
-            tags={"veclip/partial": str(bool(config.overrides())).lower()},
+            tags={"veclip/partial": str(trained.partial).lower()},
         )
 
     return training

@@ -155,9 +155,9 @@ def test_a_limit_of_rows_is_another_list(tmp_path: Path) -> None:
 def test_a_second_scan_reads_nothing_until_the_list_changes(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "list.csv")
     first = scanned(path, tmp_path / "work")
-    before = (tmp_path / "work" / "part-00000.parquet").stat().st_mtime_ns
+    before = (first.work_dir / "part-00000.parquet").stat().st_mtime_ns
     assert scanned(path, tmp_path / "work") == first
-    assert (tmp_path / "work" / "part-00000.parquet").stat().st_mtime_ns == before
+    assert (first.work_dir / "part-00000.parquet").stat().st_mtime_ns == before
     write_csv(path, rows=ROWS[:-1])
     assert scanned(path, tmp_path / "work").rows == 999
 

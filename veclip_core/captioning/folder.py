@@ -8,6 +8,7 @@ import base64
 import hashlib
 import io
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -24,7 +25,7 @@ from veclip_core.captioning.fuse import Candidate, FuseConfig, fuse_rows
 from veclip_core.captioning.quality import QualityThresholds
 from veclip_core.captioning.select import choose_caption
 from veclip_core.samples import clean_alt_text
-from veclip_core.storage import publish_file, write_bytes
+from veclip_core.storage import fatal_errors_named, publish_file, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ SCHEMA = pa.schema(
         for name in ("file", "sha256", "alt_text", "vec", "vecap", "status", "reason", "error", "vec_model")
     ]
 )
-BATCH = 64
+BATCH = 8
+"""Decoded at a time: eight pictures of a phone are some 600 MB."""
 PAGE_PICTURES = 200
 PAGE_PIXELS = 240
 
@@ -70,6 +72,10 @@ def caption_folder(
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise FolderError(f"there is no picture in {folder}: it looks for {', '.join(SUFFIXES)}")
+    # Before the work: a place that can't be written is better known now.
+    with fatal_errors_named(str(out)):
+        out.mkdir(parents=True, exist_ok=True)
+        write_bytes(str(out / "captions.html"), b"")
     rows: list[dict[str, Any]] = []
     thumbnails: dict[str, bytes] = {}
     with describer as opened_describer:
@@ -78,7 +84,6 @@ def caption_folder(
             if thumbnail is not None and len(thumbnails) < PAGE_PICTURES:
                 thumbnails[row["file"]] = thumbnail
     _fuse(rows, fuse, runtime)
-    out.mkdir(parents=True, exist_ok=True)
     unfinished = out / ".captions.parquet.tmp"
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), unfinished)
     publish_file(unfinished, str(out / "captions.parquet"))
@@ -94,26 +99,34 @@ def _described(files: list[Path], folder: Path, describer: Describer) -> Iterato
 
     for start in tqdm(range(0, len(files), BATCH), desc="describing", unit="batch"):
         chunk = files[start : start + BATCH]
-        contents = [file.read_bytes() for file in chunk]
+        contents = [_content(file) for file in chunk]
         images = [decode(content) for content in contents]
         descriptions = iter(describer.describe([image for image in images if image is not None]))
         for file, content, image in zip(chunk, contents, images, strict=True):
             beside = file.with_suffix(".txt")
             alt_text = clean_alt_text(beside.read_text("utf-8", "replace")) if beside.is_file() else ""
             row = dict.fromkeys(SCHEMA.names) | {
-                "file": str(file.relative_to(folder)),
+                "file": os.fsencode(file.relative_to(folder)).decode("utf-8", "replace"),
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "alt_text": alt_text,
                 "vec": "",
                 "vec_model": describer.model_id,
             }
             if image is None:
-                yield row | {"status": "error", "error": "undecodable"}, None
+                yield row | {"status": "error", "error": "undecodable" if content else "unreadable"}, None
                 continue
             thumbnail = io.BytesIO()
             image.thumbnail((PAGE_PIXELS, PAGE_PIXELS))
             image.save(thumbnail, "JPEG", quality=85)
             yield row | {"vec": next(descriptions).text}, thumbnail.getvalue()
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        logger.warning("%s can't be read: %s", file, error)
+        return b""
 
 
 def _fuse(rows: list[dict[str, Any]], config: FuseConfig, runtime: EngineRuntime) -> None:
@@ -124,7 +137,9 @@ def _fuse(rows: list[dict[str, Any]], config: FuseConfig, runtime: EngineRuntime
             candidates = fuse_rows([(row["alt_text"], row["vec"]) for row in good], engine, config)
     for row, found in zip(good, candidates, strict=True):
         choice = choose_caption(row["alt_text"], row["vec"], [vars(one) for one in found], QualityThresholds())
-        row.update(vecap=choice.vecap, status=choice.status, reason=choice.reason)
+        failed = choice.status == "error"
+        row.update(vecap=choice.vecap, status=choice.status)
+        row.update(error=choice.reason if failed else None, reason=None if failed else choice.reason)
 
 
 def _page(folder: Path, rows: list[dict[str, Any]], thumbnails: dict[str, bytes]) -> str:

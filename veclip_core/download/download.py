@@ -24,6 +24,10 @@ from veclip_core.download.pictures import PictureResizer, ResizeMode
 from veclip_core.download.seal import Sealed, Spool, seal
 from veclip_core.stage import RowCounts, ShardTask, Work
 
+OUTAGE_REASONS = frozenset({"dns", "refused", "reset", "timeout", "unreachable"})
+OUTAGE_SHARE = 0.95
+OUTAGE_MIN_ROWS = 20
+
 
 class DownloadConfig(Config):
     """What decides which picture a URL gives."""
@@ -127,6 +131,7 @@ class DownloadOperation:
         finally:
             spool.discard()
             shutil.rmtree(aside)
+        _refuse_outage(sealed)
         task.write(sealed.table)
         return _counts(sealed)
 
@@ -170,6 +175,16 @@ def _urls_of(listed: pa.Table) -> list[tuple[str, str]]:
     ok = listed.filter(pc.equal(listed["status"], "ok"))
     urls: Mapping[str, str] = dict(zip(ok["url_id"].to_pylist(), ok["url"].to_pylist(), strict=True))
     return sorted(urls.items())
+
+
+def _refuse_outage(sealed: Sealed) -> None:
+    """A shard whose rows nearly all failed in the network is no finding about its URLs: it is tried again, never sealed."""
+    rows = sealed.table.num_rows
+    failed = sum(count for reason, count in sealed.errors.items() if reason in OUTAGE_REASONS)
+    if rows >= OUTAGE_MIN_ROWS and failed > OUTAGE_SHARE * rows:
+        raise ConnectionError(
+            f"{failed} of {rows} URLs failed in the network ({dict(sealed.errors)}): is there a connection?"
+        )
 
 
 def _counts(sealed: Sealed) -> RowCounts:

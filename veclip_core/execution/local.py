@@ -51,6 +51,10 @@ class LocalExecutor:
                     except BrokenProcessPool:
                         slot.restart()
                         result = ShardDone(key, None, error="its worker process died")
+                    else:
+                        if result.marker is None:
+                            # What broke on this shard may have broken the engine for the next ones.
+                            slot.restart()
                     if queue and not result.fatal:
                         task = queue.popleft()
                         running[slot.submit(*task)] = (slot, task[0])

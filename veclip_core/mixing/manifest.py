@@ -99,7 +99,7 @@ def write_manifest_json(root: str, source: str, current: Current, report: StageR
             "counts": dict(report.extra),
             "default_weights": {"alt": 0.5, "vecap": 0.5},
             "partial": current.partial,
-            "files": [f"{shards.stage}/{shards.identity}/{key}.parquet" for key in current.shard_keys()],
+            "files": [shards.relative_file(key, "parquet") for key in sorted(shards.markers(current.shard_keys()))],
             "tars_relative_to": storage.join(root, source),
             "inputs": dict(current.inputs),
         },

@@ -83,11 +83,11 @@ class Chain:
 
     def url_list(self) -> UrlList:
         """The scale's URL list: the sample world's own, or the one that VECLIP_URLS names."""
-        if self.settings.urls:
-            return UrlList(tuple(piece.strip() for piece in self.settings.urls.split(",")))
-        if self.source == "openclipart":
+        if self._serves_itself():
             world = build_world(self.settings.cache_folder / "packages", self.settings.cache_folder / "world")
             return UrlList((str(world.urls),))
+        if self.settings.urls:
+            return UrlList(tuple(piece.strip() for piece in self.settings.urls.split(",")))
         raise NotMadeYet(
             f"raw_urls_{self.scale.name} needs a URL list: set VECLIP_URLS to a parquet, csv, tsv or jsonl file or pattern"
             " with a URL and an AltText column, local or remote (for example s3://bucket/urls/*.parquet)."
@@ -112,7 +112,8 @@ class Chain:
                              partial=_limited(parts, urls))  # fmt: skip
 
     def _serves_itself(self) -> bool:
-        return self.source == "openclipart" and not self.settings.urls
+        """The sample is always its own world: VECLIP_URLS is for the other scales."""
+        return self.source == "openclipart"
 
     def vecap(self, parts: int | None = None) -> tuple[StageReport, StageReport, StageReport]:
         """Describe, fuse, select; the reports of the three. What is current moves when the last of them succeeds."""

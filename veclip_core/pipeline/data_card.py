@@ -57,14 +57,14 @@ def captioner_accuracy(chain: Chain) -> dict[str, float | str]:
 
 def _world(chain: Chain) -> Mapping[str, Any] | None:
     file = chain.settings.cache_folder / "world" / "world.json"
-    if chain.source != "openclipart" or chain.settings.urls or not file.exists():
+    if chain.source != "openclipart" or not file.exists():
         return None
     return dict(json.loads(file.read_text()))
 
 
 def _sources(chain: Chain, world: Mapping[str, Any] | None) -> list[Source]:
     if world is None:
-        return [Source("URL list", "pictures and AltText", "the user's own to state", note=chain.settings.urls)]
+        return [Source("URL list", "pictures and AltText", "the user's own to state", note="given by VECLIP_URLS")]
     listed = sum(world["rows"].values())
     return [
         Source("OpenClipArt 0.18", "training pictures; uploaders' titles as AltText", "public domain", items=listed),
@@ -98,7 +98,7 @@ def _stand_ins(chain: Chain) -> list[StandIn]:
                 "fusing",
                 "SmolLM2-135M-Instruct",
                 "Vicuna-1.1 or another instruction model a hundred times its size",
-                "a real language model, but a very small one: most of what it writes is refused by the check",
+                "a real language model, but a very small one: it follows examples, not instructions",
             )
         )
     return found

@@ -57,18 +57,17 @@ def require_models(scale: Scale, settings: Settings) -> None:
         WeightsMissing: with the model's name and what to do.
         StageFailed: when a scale's own models, of billions of parameters, would have to run without a GPU.
     """
-    for role, variable, name in (
-        ("describing", "VECLIP_DESCRIBER", describer_of(scale, settings)),
-        ("fusing", "VECLIP_FUSER", settings.fuser or scale.fuser),
+    for role, variable, name, small in (
+        ("describing", "VECLIP_DESCRIBER", describer_of(scale, settings), STAND_IN),
+        ("fusing", "VECLIP_FUSER", settings.fuser or scale.fuser, SMALL_FUSER),
     ):
-        if name in (STAND_IN, SMALL_FUSER):
+        if name == small:
             continue
         checked_config(resolve_model(name, settings.cache_folder / "weights"), revision=None)
         if name in (LLAVA, VICUNA) and not _has_gpu():
             raise StageFailed(
                 f"vecap_{scale.name}: {role} with {name} needs a CUDA GPU, and there is none here. Run it where there is one, or"
-                f" name a smaller model: {variable}=<path or id>, or the sample's {variable}="
-                f"{STAND_IN if role == 'describing' else SMALL_FUSER} for a trial."
+                f" name a smaller model: {variable}=<path or id>, or the sample's {variable}={small} for a trial."
             )
 
 

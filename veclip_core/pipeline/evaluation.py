@@ -18,6 +18,7 @@ from veclip_core.evaluation.sets import read_openmoji
 from veclip_core.pipeline import data_card
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.training import ARMS, Trained, tracker_of, trained
+from veclip_core.shards import NotMadeYet
 from veclip_core.training.export import load_for_evaluation
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
         EvaluationSetError: when the evaluation set is.
     """
     trainings = [trained(chain, arm, seed) for seed in seeds for arm in ARMS]
+    _require_comparable(trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
     folder = chain.settings.cache_folder / "evaluations"
     evaluations = []
@@ -93,6 +95,19 @@ def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
         {f"{one.arm} seed {one.seed}": one.run_id for one in trainings if one.run_id},
         bool(results["partial"]),
     )
+
+
+def _require_comparable(trainings: Sequence[Trained]) -> None:
+    """Raises NotMadeYet where the arms differ in more than their captions, naming what to train again."""
+    wanted = trainings[-1]
+    for one in trainings:
+        for what in ("manifest_digest", "steps", "batch_size", "parameters", "precision"):
+            if one.report[what] != wanted.report[what]:
+                raise NotMadeYet(
+                    f"{one.arm}_{one.scale} (seed {one.seed}) and {wanted.arm}_{wanted.scale} (seed {wanted.seed}) can't be"
+                    f" compared: {what} is {one.report[what]} and {wanted.report[what]}. Train both again with the same settings:"
+                    f" `dagster asset materialize --select {one.arm}_{one.scale},{wanted.arm}_{wanted.scale}`."
+                )
 
 
 def _digest(training: Trained) -> str:

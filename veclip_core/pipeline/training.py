@@ -47,8 +47,10 @@ def train_arm(
     overrides: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     on_progress: Callable[[int, Mapping[str, float]], None] | None = None,
-) -> TrainReport:
-    """Train one arm, or go on where it was stopped. `overrides`: recipe fields for a smaller trial.
+) -> tuple[TrainReport, Trained]:
+    """Train one arm, or go on where it was stopped; its report, and what evaluation finds of it.
+
+    `overrides`: recipe fields for a smaller trial.
 
     Raises:
         NotMadeYet: without a manifest.
@@ -75,7 +77,7 @@ def train_arm(
         partial or bool(overrides), asdict(report),
     )  # fmt: skip
     storage.write_json(_trained_uri(chain, arm, seed), asdict(trained))
-    return report
+    return report, trained
 
 
 def trained(chain: Chain, arm: Arm, seed: int = 0) -> Trained:
@@ -102,7 +104,8 @@ def _manifest(chain: Chain) -> tuple[ManifestTable, bool]:
     mapped = chain.settings.cache_folder / "manifests" if current.rows_ok > MANIFESTS_IN_MEMORY_ROWS else None
     table = load_manifest(
         storage.join(chain.root, chain.source),
-        [shards.file(key, "parquet") for key in current.shard_keys()],
+        # Of a shard that was set aside there is no file.
+        [shards.file(key, "parquet") for key in sorted(shards.markers(current.shard_keys()))],
         digest=current.digest,
         cache_folder=mapped,
     )

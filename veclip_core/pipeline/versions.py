@@ -6,6 +6,8 @@ Dagster marks an asset stale when its code version differs from the one it was m
 from collections.abc import Sequence
 from typing import Any
 
+from veclip_core.captioning.describe import vlm_config_for
+from veclip_core.captioning.engines.concepts import ConceptsConfig
 from veclip_core.captioning.fuse import fuse_config_for
 from veclip_core.captioning.select import SelectConfig
 from veclip_core.config import digest_of
@@ -21,11 +23,12 @@ from veclip_core.training.recipe import RECIPES
 def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
     """Asset kind to a short hash of its configuration."""
     describer, fuser = settings.describer or scale.describer, settings.fuser or scale.fuser
+    describing = ConceptsConfig() if describer == "concepts" else vlm_config_for(describer)
     recipe = RECIPES[scale.recipe]
     deciding: dict[str, Sequence[Any]] = {
         "raw_urls": [scale.source.name, scale.source.rows_per_part, scale.source.rows_per_shard],
         "shards": [download_config(scale).identity()],
-        "vecap": [describer, fuse_config_for(fuser).identity(), SelectConfig().identity()],
+        "vecap": [describing.identity(), fuse_config_for(fuser).identity(), SelectConfig().identity()],
         "manifest": [MixConfig().identity()],
         "eval_report": [EvaluationConfig().identity()],
     }

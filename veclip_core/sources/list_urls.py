@@ -8,6 +8,8 @@ import bisect
 import hashlib
 import json
 import logging
+import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 SPOOL_ROWS = 65_536
 """Rows held in memory at a time, and written as one row group."""
+NOTE = "scan.json"
 SPOOL_SCHEMA = pa.schema(
     [
         ("url_id", pa.string()),
@@ -101,30 +104,34 @@ def scan(
         urls.ListError: when the list is missing, empty, damaged or of an unknown layout.
     """
     fingerprint = _fingerprint(urls, rows_per_part, rows_per_shard)
-    note = work_dir / "scan.json"
-    if note.exists():
-        known = json.loads(note.read_text())
-        grid = Grid(known["parts"], known["shards_per_part"])
-        if known["fingerprint"] == fingerprint and all(
-            _part_file(work_dir, part).exists() for part in range(grid.parts)
-        ):
-            return Scan(grid, known["digest"], known["rows"], work_dir)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    note.unlink(missing_ok=True)
-    for stale in work_dir.glob("part-*.parquet"):
-        stale.unlink()
-    spool = work_dir / "rows.parquet"
-    with storage.fatal_errors_named(str(work_dir)):
-        rows, digest = _spool(urls, spool, on_rows)
-        if not rows:
-            raise ListError(f"No rows in {', '.join(urls.files)}")
-        parts = max(1, round(rows / rows_per_part))
-        grid = Grid(parts, max(1, -(-rows // (parts * rows_per_shard))))
-        _deal(spool, grid, work_dir)
-        spool.unlink()
-        found = {"parts": grid.parts, "shards_per_part": grid.shards_per_part, "digest": digest, "rows": rows}
-        storage.write_json(str(note), {"fingerprint": fingerprint, **found})
-    return Scan(grid, digest, rows, work_dir)
+    done = work_dir / fingerprint[:16]
+    if (done / NOTE).exists():
+        return _noted(done)
+    # Aside and renamed, so that two scans at once, or one that is killed, leave no half of a list.
+    aside = work_dir / f".{fingerprint[:16]}.{uuid.uuid4().hex}"
+    spool = aside / "rows.parquet"
+    try:
+        with storage.fatal_errors_named(str(work_dir)):
+            aside.mkdir(parents=True)
+            rows, digest = _spool(urls, spool, on_rows)
+            if not rows:
+                raise ListError(f"No rows in {', '.join(urls.files)}")
+            parts = max(1, round(rows / rows_per_part))
+            grid = Grid(parts, max(1, -(-rows // (parts * rows_per_shard))))
+            _deal(spool, grid, aside)
+            spool.unlink()
+            found = {"parts": grid.parts, "shards_per_part": grid.shards_per_part, "digest": digest, "rows": rows}
+            storage.write_json(str(aside / NOTE), found)
+            if not (done / NOTE).exists():  # else another scan of the same list was first
+                aside.rename(done)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return _noted(done)
+
+
+def _noted(folder: Path) -> Scan:
+    known = json.loads((folder / NOTE).read_text())
+    return Scan(Grid(known["parts"], known["shards_per_part"]), known["digest"], known["rows"], folder)
 
 
 def _fingerprint(urls: UrlList, rows_per_part: int, rows_per_shard: int) -> str:
