@@ -27,6 +27,8 @@ class NumbersConfig(Config):
 class SquaresConfig(Config):
     power: int = 2
     refuse_shard: str = ""
+    breaks: bool = False
+    """Whether the refused shard breaks the engine, as a CUDA error does: nothing works in that process any more."""
     load_fails: bool = False
     padding: int = 0
 
@@ -56,8 +58,12 @@ class Squares:
         if self.config.load_fails:
             raise RuntimeError("no weights at /nowhere")
 
+        broken = False
+
         def work(task: ShardTask) -> RowCounts:
-            if str(task.key) == self.config.refuse_shard:
+            nonlocal broken
+            if str(task.key) == self.config.refuse_shard or broken:
+                broken = self.config.breaks
                 raise ValueError("poison")
             numbers = task.read("numbers").column("number").to_pylist()
             kept = [number for number in numbers if number % 5]

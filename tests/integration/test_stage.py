@@ -80,6 +80,12 @@ def test_a_poisoned_shard_is_set_aside_and_tried_again_next_time(tmp_path: Path)
     assert "Traceback" in why["trace"]
 
 
+def test_a_shard_that_breaks_its_engine_takes_no_other_shard_along(tmp_path: Path) -> None:
+    output, report = run_both(str(tmp_path), SquaresConfig(refuse_shard="part-00000/00001", breaks=True), workers=1)
+    assert (report.shards, report.shards_quarantined) == (5, 1)
+    assert [str(key) for key in output.quarantined(GRID.keys())] == ["part-00000/00001"]
+
+
 def test_an_engine_that_does_not_load_stops_the_run_and_quarantines_nothing(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="no weights at /nowhere"):
         run_both(str(tmp_path), SquaresConfig(load_fails=True))

@@ -46,7 +46,7 @@ def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
         EvaluationSetError: when the evaluation set is.
     """
     trainings = [trained(chain, arm, seed) for seed in seeds for arm in ARMS]
-    _require_comparable(trainings)
+    require_comparable(trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
     folder = chain.settings.cache_folder / "evaluations"
     evaluations = []
@@ -97,7 +97,7 @@ def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
     )
 
 
-def _require_comparable(trainings: Sequence[Trained]) -> None:
+def require_comparable(trainings: Sequence[Trained]) -> None:
     """Raises NotMadeYet where the arms differ in more than their captions, naming what to train again."""
     wanted = trainings[-1]
     for one in trainings:
