@@ -60,7 +60,10 @@ def undisturbed(store: ObjectStore) -> str:
     return root
 
 
-@pytest.mark.parametrize("point", ["before_move", "before_marker", "after_marker"])
+@pytest.mark.parametrize(
+    "point",
+    ["before_marker", *(pytest.param(point, marks=pytest.mark.slow) for point in ("before_move", "after_marker"))],
+)
 def test_a_killed_run_goes_on_where_it_stopped(store: ObjectStore, undisturbed: str, point: str) -> None:
     disturbed = f"{store.root}/disturbed-{point}"
     assert run_program(store, disturbed, kill=f"squares:part-00001/00001:{point}") == -9
