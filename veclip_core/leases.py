@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from veclip_core import storage
+from veclip_core.processes import process_started
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Lease:
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "process_started": _process_started(os.getpid()),
+            "process_started": process_started(os.getpid()),
             "token": self._token,
             "heartbeat": time.time(),
             "released": False,
@@ -133,17 +134,4 @@ def _is_gone(record: dict[str, Any]) -> bool:
         return True
     if record["host"] != socket.gethostname():
         return False
-    return _process_started(record["pid"]) != record["process_started"]
-
-
-def _process_started(pid: int) -> float | None:
-    """When a process of this machine started, which tells it from a later one of the same number; None when it is dead."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return float(process.create_time())
-    except psutil.NoSuchProcess:
-        return None
+    return process_started(record["pid"]) != record["process_started"]

@@ -19,6 +19,8 @@ from typing import IO, Any
 
 import fsspec
 
+from veclip_core.processes import process_started
+
 FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
@@ -240,13 +242,11 @@ def scratch_folder(root: str) -> Iterator[Path]:
 
 def remove_dead_scratch(root: str) -> int:
     """Remove what killed processes of this machine left in the scratch folder; how many folders went."""
-    import psutil
-
     base = local_path(root) / ".scratch" if is_local(root) else Path(tempfile.gettempdir()) / "veclip-scratch"
     removed = 0
     for folder in base.glob(f"{socket.gethostname()}~*") if base.is_dir() else ():
         owner = folder.name.split("~")[1]
-        if not psutil.pid_exists(int(owner)):
+        if process_started(int(owner)) is None:
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed
