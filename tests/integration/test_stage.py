@@ -157,8 +157,7 @@ def test_a_lease_is_one_owners_until_it_ends(tmp_path: Path) -> None:
 
 
 def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
-    code = "import os, sys; from veclip_core import storage
-from veclip_core.leases import Lease; Lease.acquire(sys.argv[1], 'part-00000'); os.kill(os.getpid(), 9)"
+    code = "import os, sys; from veclip_core.leases import Lease; Lease.acquire(sys.argv[1], 'part-00000'); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     started = time.monotonic()
     assert Lease.acquire(str(tmp_path), "part-00000") is not None
