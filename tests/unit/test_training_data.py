@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from tests.unit.training_world import TINY, write_world
+from veclip_core.sources.pictures import on_white
 from veclip_core.training.data import Batches, BatchPlan, load_manifest, tokenizer_for
-from veclip_core.training.pictures import PictureCache, StreamedPictures, on_white, square
+from veclip_core.training.pictures import PictureCache, StreamedPictures, square
 from veclip_core.training.recipe import ALT_TEXT_ONLY, RECIPES, SAMPLE, Recipe
 from veclip_core.training.texts import BpeTokenizer, SampleTokenizer, tokenizer_from_json
 

@@ -31,20 +31,11 @@ DECODED_AT_ONCE = 64
 WHITE = (255, 255, 255)
 
 
-def on_white(picture: "Image.Image") -> "Image.Image":
-    """RGB, with transparent parts white (a plain conversion would show whatever colour hides there, mostly black)."""
-    from PIL import Image
-
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, (*WHITE, 255))
-        return Image.alpha_composite(ground, picture).convert("RGB")
-    return picture.convert("RGB")
-
-
 def square(picture: "Image.Image", size: int, fit: Fit) -> np.ndarray:
     """Picture_SSC uint8. Bicubic with antialiasing."""
     from PIL import Image, ImageOps
+
+    from veclip_core.sources.pictures import on_white
 
     rgb = on_white(picture)
     if fit == "pad":
