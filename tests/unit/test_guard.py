@@ -11,7 +11,8 @@ import pytest
 
 from veclip_core.download.guard import Fetcher, Limits, Refused, is_public
 
-LIMITS = Limits(max_bytes=1_000, timeout_s=0.5, deadline_s=1.0, retries=0, user_agent="test", backoff_s=0.01)
+# Far longer than any answer takes, also on a busy machine; the tests of the deadlines set their own.
+LIMITS = Limits(max_bytes=1_000, timeout_s=30.0, deadline_s=60.0, retries=0, user_agent="test", backoff_s=0.01)
 Answer = Callable[[socket.socket, int], None]
 
 
@@ -197,14 +198,14 @@ def drips(head: bytes) -> Answer:
 )
 def test_a_server_that_drips_is_ended_at_the_deadline(head: bytes) -> None:
     started = time.monotonic()
-    assert reason_of(drips(head), retries=5) == "timeout"
-    assert time.monotonic() - started < 2.0
+    assert reason_of(drips(head), retries=5, timeout_s=0.5, deadline_s=1.0) == "timeout"
+    assert time.monotonic() - started < 5.0  # every byte resets the timeout: without a deadline this would not end
 
 
 def test_a_silent_server_times_out() -> None:
     started = time.monotonic()
-    assert reason_of(sends(b"")) == "timeout"
-    assert time.monotonic() - started < 0.9
+    assert reason_of(sends(b""), timeout_s=0.5) == "timeout"
+    assert time.monotonic() - started < 5.0
 
 
 def test_only_what_may_heal_is_tried_again() -> None:
