@@ -26,7 +26,7 @@ class FeatureConfig(Config):
 class FeatureNetwork:
     """EfficientNet-Lite0 on CPU, float32. Not thread-safe; a worker owns one."""
 
-    def __init__(self, config: FeatureConfig | None = None, batch_size: int = 16) -> None:
+    def __init__(self, config: FeatureConfig | None = None, batch_size: int = 8) -> None:
         import torch
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -35,7 +35,8 @@ class FeatureNetwork:
         weights = torch.load(_weights_file(), map_location="cpu", weights_only=True)
         self._network = EfficientNet.from_name(self.config.network)
         self._network.load_state_dict(weights)
-        self._network.eval()
+        # Channels last: a third of the time, by oneDNN's depthwise convolutions.
+        self._network.eval().to(memory_format=torch.channels_last)
 
     def square(self, picture: Image.Image) -> np.ndarray:
         """uint8, (pixels, pixels, 3): the picture scaled to fit and centred on white."""
@@ -50,7 +51,7 @@ class FeatureNetwork:
             for start in range(0, len(squares), self.batch_size):
                 batch_BHWC = torch.from_numpy(squares[start : start + self.batch_size]).float()
                 # EfficientNet-Lite's own normalisation: about [-1, 1] in every channel
-                batch_BCHW = ((batch_BHWC - 127.0) / 128.0).permute(0, 3, 1, 2).contiguous()
+                batch_BCHW = ((batch_BHWC - 127.0) / 128.0).permute(0, 3, 1, 2)
                 feature_BF = self._network.extract_features(batch_BCHW).mean(dim=(2, 3))
                 features.append(feature_BF.numpy())
                 logits.append(self._network._fc(feature_BF).numpy())
