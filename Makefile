@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 RUN := source ./env.sh;
+# A file of tests a worker, the long files first; one thread each, because two OpenMP teams on one core wait for each other.
+PYTEST := VECLIP_THREADS=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup sample demo ui test test-all lint lock bench clean
 
@@ -38,10 +40,10 @@ lint: $(VENV)/.installed-test ## ruff and mypy
 	$(VENV)/bin/mypy veclip_core veclip_dagster
 
 test: lint ## what CI runs: short
-	$(RUN) python -m pytest -m "not slow and not gpu"
+	$(RUN) $(PYTEST) -m "not slow and not gpu"
 
 test-all: lint ## the matrices, drills and long runs too
-	$(RUN) python -m pytest -m "not gpu"
+	$(RUN) $(PYTEST) -m "not gpu"
 
 bench: $(VENV)/.installed-test ## the benchmarks behind the README's numbers
 	$(RUN) python benchmarks/download.py

@@ -42,11 +42,11 @@ class Deployment:
             raise
         return subprocess.CompletedProcess(command, process.returncode, output)
 
-    def with_root(self, root: Path) -> "Deployment":
-        return deployment_at(root, self.cache)
+    def with_root(self, root: Path, **more: str) -> "Deployment":
+        return deployment_at(root, self.cache, **more)
 
 
-def deployment_at(root: Path, cache: Path) -> Deployment:
+def deployment_at(root: Path, cache: Path, **more: str) -> Deployment:
     root.mkdir(parents=True, exist_ok=True)
     home = root / "dagster"
     home.mkdir(exist_ok=True)
@@ -60,6 +60,7 @@ def deployment_at(root: Path, cache: Path) -> Deployment:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "VLLM_NO_USAGE_STATS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **more,
     }
     return Deployment(root, cache, environment)
 

@@ -4,6 +4,7 @@ Run as a program it does both stages, so that tests can kill it and start it aga
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ class SquaresConfig(Config):
     breaks: bool = False
     """Whether the refused shard breaks the engine, as a CUDA error does: nothing works in that process any more."""
     load_fails: bool = False
+    load_kills: bool = False
+    """Whether loading ends the process, as the kernel does with one that takes too much memory."""
     padding: int = 0
 
 
@@ -57,6 +60,8 @@ class Squares:
     def open(self) -> Iterator[Work]:
         if self.config.load_fails:
             raise RuntimeError("no weights at /nowhere")
+        if self.config.load_kills:
+            os.kill(os.getpid(), signal.SIGKILL)
 
         broken = False
 

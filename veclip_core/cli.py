@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from veclip_core.mendable import Mendable
 from veclip_core.scales import SCALES, scale_named
-from veclip_core.settings import Settings, SettingsError
+from veclip_core.settings import Settings
 
 app = typer.Typer(
     help="VeCLIP as a pipeline: URL lists to captions, mixed training and an evaluation report. "
@@ -239,21 +240,9 @@ def _tell(numbers: dict[str, float]) -> None:
 
 def main() -> None:
     """The entry point: what a person can mend is one sentence on stderr and exit code 1, not a trace."""
-    from veclip_core.captioning.engines.weights import WeightsMissing
-    from veclip_core.captioning.folder import FolderError
-    from veclip_core.evaluation.sets import EvaluationSetError
-    from veclip_core.shards import NotMadeYet
-    from veclip_core.sources.sample_packages import SampleWorldError
-    from veclip_core.sources.urls import ListError
-    from veclip_core.stage import StageFailed
-    from veclip_core.storage import StorageError
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         app()
-    except (
-        EvaluationSetError, FolderError, ListError, NotMadeYet, SampleWorldError, SettingsError, StageFailed, StorageError,
-        WeightsMissing,
-    ) as error:  # fmt: skip
+    except Mendable as error:
         sys.stderr.write(f"veclip: {error}\n")
         raise SystemExit(1) from error

@@ -8,7 +8,6 @@ counts as gone when it was released, when its heartbeat is older than `TTL_S`, o
 import logging
 import os
 import re
-import socket
 import threading
 import time
 import uuid
@@ -16,13 +15,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from veclip_core import storage
-from veclip_core.processes import process_started
+from veclip_core.processes import machine, process_started
 
 logger = logging.getLogger(__name__)
 
 TTL_S = 90.0
 """How long a silent owner is waited for. Generous: a busy machine may not get to its heartbeat for a while."""
 HEARTBEAT_S = 15.0
+POLL_S = 2.0
 
 _NAME = re.compile(r"^(?P<what>.+)\.lease-(?P<number>\d+)\.json$")
 
@@ -57,6 +57,17 @@ class Lease:
         lease._thread.start()
         return lease
 
+    @classmethod
+    def wait_for(cls, folder: str, what: str) -> Self:
+        """The lease on `what`, once nobody else holds it."""
+        said = False
+        while (lease := cls.acquire(folder, what)) is None:
+            if not said:
+                logger.info("waiting for %s in %s, which %s works on", what, folder, holder(folder, what))
+                said = True
+            time.sleep(POLL_S)
+        return lease
+
     def check(self) -> None:
         """Raises LeaseLost when the part is no longer ours."""
         if self._lost or time.monotonic() - self._beat > TTL_S:
@@ -82,7 +93,7 @@ class Lease:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "host": socket.gethostname(),
+            "host": machine(),
             "pid": os.getpid(),
             "process_started": process_started(os.getpid()),
             "token": self._token,
@@ -132,6 +143,6 @@ def _newest(folder: str, what: str) -> tuple[int, dict[str, Any]] | None:
 def _is_gone(record: dict[str, Any]) -> bool:
     if record["released"] or time.time() - record["heartbeat"] > TTL_S:
         return True
-    if record["host"] != socket.gethostname():
+    if record["host"] != machine():
         return False
     return process_started(record["pid"]) != record["process_started"]

@@ -7,11 +7,14 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from veclip_core.mendable import Mendable
+
 PREFIX = "VECLIP_"
+MLFLOW_UI = "http://127.0.0.1:5000"
 CPU_COUNT = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-class SettingsError(RuntimeError):
+class SettingsError(Mendable):
     """A variable that can't be used, and what it may be."""
 
 
@@ -43,6 +46,10 @@ class Settings(BaseModel):
     """Threads of a worker that computes on the CPU."""
     mlflow: str = ""
     """MLflow's tracking address; by default sqlite in a local root; `off` for none."""
+    mlflow_ui: str = ""
+    """Where people open MLflow's pages, for links; by default the tracking server, or where `make ui` serves."""
+    dagster_ui: str = "http://127.0.0.1:3000"
+    """Where people open Dagster's pages, for links."""
 
     @field_validator("allow_hosts", mode="before")
     @classmethod
@@ -69,6 +76,9 @@ class Settings(BaseModel):
             raise SettingsError(f"the environment can't be used: {problems}") from error
         if "://" not in settings.root:
             settings = settings.model_copy(update={"root": str(Path(settings.root).expanduser().resolve())})
+        if not settings.mlflow_ui:
+            served = settings.mlflow if settings.mlflow.startswith("http") else MLFLOW_UI
+            settings = settings.model_copy(update={"mlflow_ui": served.rstrip("/")})
         return settings
 
     @property

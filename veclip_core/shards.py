@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from veclip_core import storage
+from veclip_core.mendable import Mendable
 from veclip_core.samples import Grid, ShardKey
 
 
@@ -85,7 +86,7 @@ class Totals:
         )
 
 
-class NotMadeYet(RuntimeError):
+class NotMadeYet(Mendable):
     """An asset is needed that is not there; the message names the command that makes it."""
 
 

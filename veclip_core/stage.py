@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 
 from veclip_core import storage
 from veclip_core.config import Config, digest_of
-from veclip_core.leases import Lease, holder
+from veclip_core.leases import POLL_S, Lease, holder
+from veclip_core.mendable import Mendable
 from veclip_core.samples import Grid, ShardKey
 from veclip_core.shards import ShardSet, Totals
 
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """How often a shard is tried in one run before it is set aside."""
-LEASE_POLL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Executor(Protocol):
     def run(self, job: ShardJob, tasks: Sequence[tuple[ShardKey, Mapping[str, str]]]) -> Iterable[ShardDone]: ...
 
 
-class StageFailed(RuntimeError):
+class StageFailed(Mendable):
     """The stage could not be run, with the reason and what mends it."""
 
 
@@ -327,7 +327,7 @@ def _wait_for_others(output: ShardSet, parts: Sequence[int]) -> None:
         logger.info(
             "waiting for %d parts of %s that %s works on", len(parts), output.stage, ", ".join(map(str, holders))
         )
-        time.sleep(LEASE_POLL_S)
+        time.sleep(POLL_S)
 
 
 def _quarantine(output: ShardSet, result: ShardDone) -> None:

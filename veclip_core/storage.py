@@ -8,8 +8,8 @@ import errno
 import json
 import os
 import shutil
-import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +19,16 @@ from typing import IO, Any
 
 import fsspec
 
-from veclip_core.processes import process_started
+from veclip_core.mendable import Mendable
+from veclip_core.processes import machine, process_started
 
 FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
+ABANDONED_S = 7 * 24 * 3600.0
+"""A scratch folder that old belongs to no shard under way, whichever machine made it."""
 
-class StorageError(RuntimeError):
+
+class StorageError(Mendable):
     """The root can't be used: full, read-only, or not allowed. No retry mends it, so the run stops."""
 
 
@@ -233,7 +237,7 @@ def scratch_folder(root: str) -> Iterator[Path]:
     else:
         base = Path(tempfile.gettempdir()) / "veclip-scratch"
         base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}~{os.getpid()}~", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix=f"{machine()}~{os.getpid()}~", dir=base))
     try:
         yield folder
     finally:
@@ -241,12 +245,19 @@ def scratch_folder(root: str) -> Iterator[Path]:
 
 
 def remove_dead_scratch(root: str) -> int:
-    """Remove what killed processes of this machine left in the scratch folder; how many folders went."""
+    """Remove what killed processes left in the scratch folder; how many folders went.
+
+    Whether a process of another machine lives can't be seen from here: what it left goes when it is very old.
+    """
     base = local_path(root) / ".scratch" if is_local(root) else Path(tempfile.gettempdir()) / "veclip-scratch"
     removed = 0
-    for folder in base.glob(f"{socket.gethostname()}~*") if base.is_dir() else ():
-        owner = folder.name.split("~")[1]
-        if process_started(int(owner)) is None:
+    for folder in base.glob("*~*~*") if base.is_dir() else ():
+        where, owner, _ = folder.name.split("~", 2)
+        try:
+            age_s = time.time() - folder.stat().st_mtime
+        except FileNotFoundError:  # its owner is done
+            continue
+        if age_s > ABANDONED_S or (where == machine() and process_started(int(owner)) is None):
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed

@@ -15,6 +15,7 @@ from veclip_core.shards import ShardSet
 from veclip_core.stage import StageReport
 from veclip_dagster import checks, metadata
 from veclip_dagster.failures import clear_failures
+from veclip_dagster.links import mlflow_links, tags_of
 from veclip_dagster.resources import VeclipResource
 
 PREVIEW_ROWS = 12
@@ -51,11 +52,6 @@ def chain_of(
             context.log_event(dg.AssetMaterialization(f"{asset}_parts", partition=name, metadata=numbers))
 
     return Chain(veclip.settings(), scale, on_part=on_part)
-
-
-def tags_of(context: dg.AssetExecutionContext) -> dict[str, str]:
-    """How MLflow's runs point back to Dagster's."""
-    return {"dagster.run_id": context.run_id, "dagster.asset_key": context.asset_key.to_user_string()}
 
 
 def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
@@ -113,7 +109,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
             chain = chain_of(context, veclip, scale, f"vecap_{s}", grid_of_parts="select")
             chain = Chain(chain.settings, scale, chain.on_part, _EarlyLook(context, chain))
             describe, fuse, select = chain.vecap(config.parts)
-            run_id = track_stages(chain, "vecap", [describe, fuse, select], tags_of(context))
+            run_id = track_stages(chain, "vecap", [describe, fuse, select], tags_of(context, chain.settings))
             current = chain.current("select", "vecap")
             sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
             # Not from the first shard if that one was set aside.
@@ -124,7 +120,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
             "captions": dg.MetadataValue.md(markdown_table(looks)),
             "written_by_the_llm": metadata.number(fused),
             "stand_in": dg.MetadataValue.text(_stand_in(chain)),
-            **_mlflow_links(run_id),
+            **mlflow_links(chain.settings, {f"vecap_{s}": run_id} if run_id else {}),
         }
         numbers = {**extra, **metadata.of_stage(describe), **metadata.of_stage(fuse), **metadata.of_stage(select)}
         return _result(select, numbers, checks.of_stage(describe, fuse, select, llm_share=fused))
@@ -194,10 +190,6 @@ def _vecap_description(scale: Scale) -> str:
 def _stand_in(chain: Chain) -> str:
     describer = chain.settings.describer or chain.scale.describer
     return "the describer is a stand-in, not a vision-language model" if describer == "concepts" else "none"
-
-
-def _mlflow_links(run_id: str | None) -> dict[str, dg.MetadataValue]:
-    return {} if run_id is None else {"mlflow_run_id": dg.MetadataValue.text(run_id)}
 
 
 def _result(

@@ -12,8 +12,9 @@ from veclip_core.pipeline.training import Arm, train_arm
 from veclip_core.scales import Scale
 from veclip_core.training.loop import TrainReport
 from veclip_dagster import metadata
-from veclip_dagster.data_assets import chain_of, tags_of
+from veclip_dagster.data_assets import chain_of
 from veclip_dagster.failures import clear_failures
+from veclip_dagster.links import mlflow_links, tags_of
 from veclip_dagster.resources import VeclipResource
 
 OBSERVE_EVERY_STEPS = 50
@@ -74,7 +75,7 @@ def model_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asse
                 "report": dg.MetadataValue.path(made.report_uri),
                 "results": dg.MetadataValue.path(made.results_uri),
                 "scores": _scores_table(made.results),
-                "mlflow_run_ids": dg.MetadataValue.json(made.run_ids),
+                **mlflow_links(chain.settings, made.run_ids),
                 **differences,
             },
             data_version=dg.DataVersion(made.results["identity"]),
@@ -108,10 +109,18 @@ def _training(scale: Scale, arm: Arm, description: str, code_version: str) -> dg
         with clear_failures():
             chain = chain_of(context, veclip, scale, name)
             report, trained = train_arm(
-                chain, arm, config.seed, overrides=config.overrides(), tags=tags_of(context), on_progress=on_progress
+                chain,
+                arm,
+                config.seed,
+                overrides=config.overrides(),
+                tags=tags_of(context, chain.settings),
+                on_progress=on_progress,
             )
         return dg.MaterializeResult(
-            metadata=_of_training(report),
+            metadata={
+                **_of_training(report),
+                **mlflow_links(chain.settings, {name: report.run_id} if report.run_id else {}),
+            },
             data_version=dg.DataVersion(report.identity),
             tags={"veclip/partial": str(trained.partial).lower()},
         )
@@ -132,7 +141,6 @@ def _of_training(report: TrainReport) -> dict[str, dg.MetadataValue]:
         "checkpoint": dg.MetadataValue.path(report.checkpoint),
         "caption_sources": metadata.counts_table(report.choices, "source"),
         "fallbacks": dg.MetadataValue.int(report.fallbacks),
-        "mlflow_run_id": dg.MetadataValue.text(report.run_id or "not tracked"),
         "loss": metadata.curve({"loss": loss}, "contrastive loss (training)", "loss"),
     }
 

@@ -26,6 +26,10 @@ def main() -> int:
     parser.add_argument("--mlflow-port", type=int, default=5000)
     chosen = parser.parse_args()
     settings = Settings.from_environment()
+    # The pages link to each other; an address that people set themselves (a proxy's) stays.
+    os.environ.setdefault("VECLIP_DAGSTER_UI", f"http://{chosen.host}:{chosen.dagster_port}")
+    if not settings.mlflow.startswith("http"):
+        os.environ.setdefault("VECLIP_MLFLOW_UI", f"http://{chosen.host}:{chosen.mlflow_port}")
     servers = [_start(_dagster(chosen.host, chosen.dagster_port))]
     lines = [f"Dagster  http://{chosen.host}:{chosen.dagster_port}/asset-groups"]
     if settings.tracking_uri is not None:

@@ -22,8 +22,10 @@ POINTS = ("before_move", "before_marker", "after_marker")
 SECOND_SHARD = "part-00001/00000"
 
 
-@pytest.fixture(scope="module")
-def few_urls(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
+def few_urls(
+    request: pytest.FixtureRequest, deployment: Deployment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
     """A served list of good pictures, dead links, a duplicate, an empty and a hostile AltText, a bad URL."""
     world = build_world(deployment.cache / "packages", deployment.cache / "world")
     rows = pq.read_table(world.urls).to_pylist()
@@ -45,6 +47,7 @@ def few_urls(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -
             "VECLIP_URLS": str(file),
             "VECLIP_ALLOW_HOSTS": f"127.0.0.1:{world.port}",
             "VECLIP_DOWNLOAD_WORKERS": "1",
+            "VECLIP_ENGINE": request.param,
         }
 
 

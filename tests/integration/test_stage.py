@@ -139,6 +139,13 @@ def test_a_dead_worker_costs_one_attempt(tmp_path: Path, undisturbed: Path) -> N
     assert data_files(root) == data_files(undisturbed)
 
 
+def test_workers_that_die_while_loading_stop_the_run(tmp_path: Path) -> None:
+    """Six shards, three attempts each: without the stop a model of minutes would be loaded eighteen times."""
+    with pytest.raises(StageFailed, match="5 worker processes in a row died"):
+        run_both(str(tmp_path), SquaresConfig(load_kills=True))
+    assert not list(tmp_path.rglob("*.quarantine.json")), "no shard is to blame"
+
+
 def test_two_runs_at_once_share_the_work(tmp_path: Path, undisturbed: Path) -> None:
     processes = [run_program(tmp_path) for _ in range(2)]
     assert [process.wait(120) for process in processes] == [0, 0]

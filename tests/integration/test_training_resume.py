@@ -2,6 +2,7 @@
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ def test_killed_and_started_again(
     assert report["resumed_at"] == resumed_at
     assert contents(folder) == undisturbed
     assert not list((folder / ".scratch").iterdir()), "nothing of the killed run stays"
+
+
+def test_two_at_once_train_once(source: str, undisturbed: dict[str, object], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run, source, folder, name) for name in ("one", "other")]
+        (code, (*steps, report)), (other_code, (*other_steps, other_report)) = (one.result() for one in both)
+    assert code == other_code == 0
+    assert sorted(steps + other_steps) == list(range(1, 13)), "no step is taken twice"
+    assert sorted([report["resumed_at"], other_report["resumed_at"]]) == [0, 12]
+    assert contents(folder) == undisturbed
 
 
 def test_sigterm_saves_first(source: str, undisturbed: dict[str, object], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from veclip_core.captioning.engines.base import EngineRuntime, opened
 from veclip_core.captioning.fuse import Candidate, FuseConfig, fuse_rows
 from veclip_core.captioning.quality import QualityThresholds
 from veclip_core.captioning.select import choose_caption
+from veclip_core.mendable import Mendable
 from veclip_core.samples import clean_alt_text
 from veclip_core.storage import fatal_errors_named, publish_file, write_bytes
 
@@ -42,7 +43,7 @@ PAGE_PICTURES = 200
 PAGE_PIXELS = 240
 
 
-class FolderError(ValueError):
+class FolderError(Mendable, ValueError):
     """The folder can't be captioned; the message says why."""
 
 

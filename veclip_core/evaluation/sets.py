@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from veclip_core.config import digest_of
+from veclip_core.mendable import Mendable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +21,7 @@ ITEM_COLUMNS = ("hexcode", "caption", "group", "subgroup", "file", "sha256", "co
 OPENMOJI_SPLITS = ("fitted", "unseen")
 
 
-class EvaluationSetError(ValueError):
+class EvaluationSetError(Mendable, ValueError):
     """The set is missing or malformed; the message says how to mend it."""
 
 

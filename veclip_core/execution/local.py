@@ -24,6 +24,9 @@ from veclip_core.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
+DEATHS_IN_A_ROW = 5
+"""So many workers dead, and no shard finished in between: it is not the shards."""
+
 
 @dataclass(frozen=True)
 class LocalExecutor:
@@ -38,6 +41,7 @@ class LocalExecutor:
         queue = deque(tasks)
         slots = [_Slot(job, self.environment) for _ in range(min(self.workers, len(tasks)))]
         running: dict[Future[ShardDone], tuple[_Slot, ShardKey]] = {}
+        deaths = 0
         try:
             for slot in slots:
                 task = queue.popleft()
@@ -50,8 +54,10 @@ class LocalExecutor:
                         result = future.result()
                     except BrokenProcessPool:
                         slot.restart()
-                        result = ShardDone(key, None, error="its worker process died")
+                        deaths += 1
+                        result = _died(key, deaths)
                     else:
+                        deaths = 0 if result.marker else deaths
                         if result.marker is None:
                             # What broke on this shard may have broken the engine for the next ones.
                             slot.restart()
@@ -62,6 +68,18 @@ class LocalExecutor:
         finally:
             for slot in slots:
                 slot.stop()
+
+
+def _died(key: ShardKey, deaths: int) -> ShardDone:
+    if deaths < DEATHS_IN_A_ROW:
+        return ShardDone(key, None, error="its worker process died")
+    return ShardDone(
+        key,
+        None,
+        error=f"{deaths} worker processes in a row died before they finished a shard. The usual cause is memory: see the kernel's"
+        " log (`dmesg`), take fewer workers (VECLIP_CAPTION_WORKERS, VECLIP_DOWNLOAD_WORKERS), or a smaller model.",
+        fatal=True,
+    )
 
 
 class _Slot:

@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 from importlib import util
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
+from veclip_core.mendable import Mendable
 from veclip_core.sources.debian_archive import unpack
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ MARKER = "packages.success.json"
 """In the unpacked folder when it is whole."""
 
 
-class SampleWorldError(RuntimeError):
+class SampleWorldError(Mendable):
     """The sample world cannot be built here; the message says what to do."""
 
 
@@ -118,9 +120,12 @@ def fetch_packages(cache: Path, packages: Path | None = None) -> PackageReport:
     started = time.monotonic()
     cache.mkdir(parents=True, exist_ok=True)
     root = unpacked_folder(cache)
-    marker = root / MARKER
-    if marker.exists():
-        return PackageReport(root, PACKAGES, 0, time.monotonic() - started)
+    with FileLock(cache / "packages.lock"):  # two processes would unpack into one folder
+        fetched = 0 if (root / MARKER).exists() else _fetch(cache, root, packages)
+    return PackageReport(root, PACKAGES, fetched, time.monotonic() - started)
+
+
+def _fetch(cache: Path, root: Path, packages: Path | None) -> int:
     aside = root.with_name(f"{root.name}.tmp")
     if aside.exists():
         shutil.rmtree(aside)
@@ -135,7 +140,7 @@ def fetch_packages(cache: Path, packages: Path | None = None) -> PackageReport:
     aside.rename(root)
     if downloads.exists():
         shutil.rmtree(downloads)
-    return PackageReport(root, PACKAGES, len(PACKAGES), time.monotonic() - started)
+    return len(PACKAGES)
 
 
 def unpacked_folder(cache: Path) -> Path:

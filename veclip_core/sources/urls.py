@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 import fsspec
 
 from veclip_core import storage
+from veclip_core.mendable import Mendable
 
 URL_COLUMNS = ("url", "image_url", "img_url")
 ALT_COLUMNS = ("alt_text", "alt", "caption", "text")
@@ -26,7 +27,7 @@ MAX_FIELD_CHARS = 1 << 20
 """Of a csv field. An unclosed quote would otherwise swallow the rest of the file."""
 
 
-class ListError(ValueError):
+class ListError(Mendable, ValueError):
     """The list can't be read as it is; the message says how to mend that."""
 
 

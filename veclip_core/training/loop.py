@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from veclip_core import storage
 from veclip_core.config import digest_of
+from veclip_core.leases import Lease
+from veclip_core.mendable import Mendable
 from veclip_core.tracking import NoTracker, RunStatus, Tracker
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
@@ -35,7 +37,7 @@ MAX_LOGIT_SCALE = math.log(100)
 Progress = Callable[[int, Mapping[str, float]], None]
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(Mendable):
     """The loss or the gradient is no number any more; the last checkpoint is from before."""
 
 
@@ -60,6 +62,8 @@ def train(
 ) -> TrainReport:
     """Train, or go on from the last checkpoint in `out_dir`, or report at once where the last step is done.
 
+    A second process that wants the same training waits for the first, and then reports what that one made.
+
     Args:
         out_dir: folder or URL of this training alone.
         on_progress: called with the step and its metrics at every logged step.
@@ -68,11 +72,25 @@ def train(
         TrainingDiverged: with step, loss, gradient norm and temperature.
         ValueError: when `out_dir` holds another training.
     """
-    import torch
-
     runtime, tracker, labels = runtime or Runtime(), tracker or NoTracker(), labels or RunLabels()
     folder = str(out_dir)
     storage.remove_dead_scratch(folder)
+    with Lease.wait_for(storage.join(folder, "leases"), "training") as lease:
+        return _train(recipe, manifest, folder, runtime, tracker, labels, on_progress, lease)
+
+
+def _train(
+    recipe: Recipe,
+    manifest: ManifestTable,
+    folder: str,
+    runtime: Runtime,
+    tracker: Tracker,
+    labels: RunLabels,
+    on_progress: Progress | None,
+    lease: Lease,
+) -> TrainReport:
+    import torch
+
     identity = training_identity(recipe, manifest)
     found = checkpoints.latest(folder)
     if found is not None and (held := found.state()["identity"]) != identity:
@@ -114,7 +132,7 @@ def train(
         params = {**fixed["recipe"], **{name: fixed[name] for name in _TRACKED}}
         done.run_id = tracker.start_run(labels.experiment, labels.name, labels.tags, params, done.run_id)
         tracker.log_dataset(manifest.source_uri, "manifest", manifest.digest, "training")
-        run = _Run(recipe, runtime, batches, model, optimizer, device, fixed, folder, tracker, on_progress)
+        run = _Run(recipe, runtime, batches, model, optimizer, device, fixed, folder, tracker, on_progress, lease)
         status: RunStatus = "FAILED"
         try:
             resumed_at = done.step
@@ -143,6 +161,7 @@ class _Run:
     folder: str
     tracker: Tracker
     on_progress: Progress | None
+    lease: Lease
 
     def until_done(self, done: Done, stop: StopSignal) -> Checkpoint:
         """Steps until the last or until asked to stop; the checkpoint saved then."""
@@ -220,6 +239,7 @@ class _Run:
         return self.runtime.checkpoint_every_steps > 0 and step % self.runtime.checkpoint_every_steps == 0
 
     def save(self, done: Done) -> Checkpoint:
+        self.lease.check()
         done.run_id = self.tracker.run_id or done.run_id
         return checkpoints.save(
             self.folder, done.step, self.model, self.optimizer, {**self.fixed, "done": asdict(done)}

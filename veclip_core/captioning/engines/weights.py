@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from veclip_core.mendable import Mendable
+
 log = logging.getLogger(__name__)
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
@@ -21,7 +23,7 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MARKER = "converted.json"
 
 
-class WeightsMissing(RuntimeError):
+class WeightsMissing(Mendable):
     """A model's weights are not on this machine; the message says how to bring them."""
 
 
