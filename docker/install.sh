@@ -18,6 +18,7 @@ fi
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null # made by uv, it has no pip
 .venv/bin/python -m pip install --quiet uv==0.13.9
 uv() { .venv/bin/uv "$@"; }
 echo "Installing the locked environment ..."
