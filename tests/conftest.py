@@ -14,6 +14,10 @@ from tests.unit.small_world import real_packages, small_cache  # noqa: F401  (fi
 from veclip_core.settings import Settings
 
 PROJECT = Path(__file__).parents[1]
+FOREIGN = {
+    name: value for name, value in os.environ.items() if not name.startswith("VECLIP_") or name == "VECLIP_THREADS"
+}
+"""The environment without what a person set for work of their own."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Deployment:
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name(command[0])), *command[1:]],
             cwd=PROJECT,
-            env={**os.environ, **self.environment, **more},
+            env={**FOREIGN, **self.environment, **more},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

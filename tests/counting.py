@@ -67,6 +67,9 @@ class Squares:
 
         def work(task: ShardTask) -> RowCounts:
             nonlocal broken
+            if log := os.environ.get("VECLIP_TEST_MADE"):
+                with open(log, "a") as made:
+                    made.write(f"{task.key}\n")
             if str(task.key) == self.config.refuse_shard or broken:
                 broken = self.config.breaks
                 raise ValueError("poison")

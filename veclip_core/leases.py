@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from veclip_core import storage
+from veclip_core.mendable import Mendable
 from veclip_core.processes import machine, process_started
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ POLL_S = 2.0
 _NAME = re.compile(r"^(?P<what>.+)\.lease-(?P<number>\d+)\.json$")
 
 
-class LeaseLost(RuntimeError):
+class LeaseLost(Mendable):
     """Another process took the part over because this one was silent too long; its work must not be committed."""
 
 
@@ -71,7 +72,9 @@ class Lease:
     def check(self) -> None:
         """Raises LeaseLost when the part is no longer ours."""
         if self._lost or time.monotonic() - self._beat > TTL_S:
-            raise LeaseLost(f"{self._what}: another run took this part over; this run stops")
+            raise LeaseLost(
+                f"{self._what}: another run took this part over; this run stops. Run the same command again: it resumes."
+            )
 
     def release(self) -> None:
         self._stop.set()
@@ -111,9 +114,8 @@ class Lease:
                 storage.write_json(self._uri(self._number), self._record())
                 self._beat = time.monotonic()
             except (
-                OSError,
-                storage.StorageError,
-            ) as error:  # a hiccup; tried again, and `check` tells when it lasts too long
+                Exception
+            ) as error:  # an object store's client has many; tried again, `check` tells when it lasts too long
                 logger.warning("the lease on %s could not be renewed: %s", self._what, error)
 
 

@@ -42,6 +42,12 @@ class ShardSet:
     def open(self, key: ShardKey, suffix: str) -> IO[bytes]:
         return storage.open_read(self.file(key, suffix))
 
+    def marker(self, key: ShardKey) -> dict[str, Any] | None:
+        try:
+            return dict(storage.read_json(self.file(key, "success.json")))
+        except FileNotFoundError:
+            return None
+
     def markers(self, keys: Iterable[ShardKey]) -> dict[ShardKey, dict[str, Any]]:
         """The success markers that are there, by one listing and one concurrent read."""
         names = set(storage.list_files(self.uri))
@@ -126,9 +132,18 @@ def _current_uri(root: str, source: str, stage: str, scale: str) -> str:
     return storage.join(root, source, stage, "current", f"{scale}.json")
 
 
-def promote(root: str, source: str, current: Current) -> None:
-    """Let downstream read this one from now on. The one before stays where it is."""
+def promote(root: str, source: str, current: Current, shards_made: int) -> bool:
+    """Let downstream read this one from now on, the one before stays where it is; whether it was done.
+
+    A trial on some parts that found them all made (`shards_made` is 0) leaves a larger one of the same configuration current.
+    """
+    before = read_current(root, source, current.stage, current.scale)
+    if before is not None and shards_made == 0:
+        larger = before.parts > current.parts and before.grid == current.grid
+        if larger and (before.identity, before.inputs) == (current.identity, current.inputs):
+            return False
     storage.write_json(_current_uri(root, source, current.stage, current.scale), asdict(current))
+    return True
 
 
 def read_current(root: str, source: str, stage: str, scale: str) -> Current | None:

@@ -110,6 +110,10 @@ class ShardJob:
             for path in sorted(scratch.glob(f"{key.name}.*")):
                 suffix = path.name.partition(".")[2]
                 files[suffix] = {"bytes": path.stat().st_size, "sha256": _sha256_of(path)}
+            # A run that was silent for long (a suspended laptop) may have lost the part to another, which finished it.
+            made = self.output.marker(key)
+            if made is not None and made["identity"] == self.shard_identity(input_digests):
+                return made
             storage.delete(self.output.file(key, "success.json"))
             for suffix in files:
                 storage.publish_file(scratch / f"{key.name}.{suffix}", self.output.file(key, suffix))

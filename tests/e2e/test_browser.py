@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PROJECT, Deployment
+from tests.conftest import FOREIGN, PROJECT, Deployment
 from tests.object_store import free_port
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -64,7 +64,7 @@ def ui(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 f"--mlflow-port={mlflow_port}",
             ],
             cwd=PROJECT,
-            env={**os.environ, **own.environment},
+            env={**FOREIGN, **own.environment},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

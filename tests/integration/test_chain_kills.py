@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import PROJECT, Deployment
+from tests.conftest import FOREIGN, PROJECT, Deployment
 from veclip_core.shards import Totals, read_current
 from veclip_core.sources.sample_server import SampleServer
 from veclip_core.sources.sample_world import build_world
@@ -53,7 +53,7 @@ def few_urls(
 
 def run_chain(deployment: Deployment, urls: dict[str, str], kill: str = "") -> int:
     paths = os.pathsep.join([str(PROJECT / "tests" / "killing"), str(PROJECT)])
-    environment = {**os.environ, **deployment.environment, **urls, "PYTHONPATH": paths, "VECLIP_TEST_KILL": kill}
+    environment = {**FOREIGN, **deployment.environment, **urls, "PYTHONPATH": paths, "VECLIP_TEST_KILL": kill}
     with open(deployment.root / "chain.log", "ab") as log:
         command = [sys.executable, "-m", "tests.chain"]
         return subprocess.run(command, cwd=PROJECT, env=environment, stdout=log, stderr=log, timeout=600).returncode
@@ -165,7 +165,7 @@ def test_a_killed_redo_leaves_the_first_result_and_its_marker(
     )
     paths = os.pathsep.join([str(PROJECT / "tests" / "killing"), str(PROJECT)])
     kill = f"select:{SECOND_SHARD}:before_marker"
-    environment = {**os.environ, **undisturbed.environment, **few_urls, "PYTHONPATH": paths, "VECLIP_TEST_KILL": kill}
+    environment = {**FOREIGN, **undisturbed.environment, **few_urls, "PYTHONPATH": paths, "VECLIP_TEST_KILL": kill}
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, timeout=300)
     assert done.returncode == -9, done.stderr[-3000:]
     assert read_current(root, "tiny", "select", "tiny") == current

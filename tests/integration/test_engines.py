@@ -69,14 +69,14 @@ def test_few_shot_fusion_keeps_both_texts(engine: Engine):
 
 
 def test_greedy_is_repeatable_and_in_order(engine: Engine):
-    requests = [fuse_prompt("fuse-fewshot-v1").request(*pair) for pair in PAIRS]
+    requests = [fuse_prompt("fuse-sentence-v2").request(*pair) for pair in PAIRS]
     once = engine.generate(requests, Sampling())
     assert engine.generate(requests, Sampling()) == once
     assert "dolphin" in once[-1][0].text.lower()
 
 
 def test_drawn_answers_depend_on_the_seed_and_not_on_the_batch(engine: Engine):
-    requests = [fuse_prompt("fuse-fewshot-v1").request(*pair) for pair in PAIRS[:3]]
+    requests = [fuse_prompt("fuse-sentence-v2").request(*pair) for pair in PAIRS[:3]]
     drawn = Sampling(temperature=1.0, candidates=2, max_tokens=16, seed=7)
     together = engine.generate(requests, drawn)
     assert [len(row) for row in together] == [2, 2, 2]
@@ -85,14 +85,14 @@ def test_drawn_answers_depend_on_the_seed_and_not_on_the_batch(engine: Engine):
 
 
 def test_prefix_starts_the_answer_and_length_is_told(engine: Engine):
-    [[made]] = engine.generate([fuse_prompt("fuse-fewshot-v2").request(*PAIRS[0])], Sampling(max_tokens=2))
+    [[made]] = engine.generate([fuse_prompt("fuse-title-first-v2").request(*PAIRS[0])], Sampling(max_tokens=2))
     assert made.text.startswith("Gala apple 3")
     assert (made.finish_reason, made.completion_tokens) == ("length", 2)
 
 
 def test_too_long_prompt_is_an_answer_and_not_a_crash(engine: Engine):
     long = Request((Message("user", "apple " * 5000),))
-    short = fuse_prompt("fuse-fewshot-v1").request(*PAIRS[0])
+    short = fuse_prompt("fuse-sentence-v2").request(*PAIRS[0])
     [[refused], [made]] = engine.generate([long, short], Sampling())
     assert (refused.text, refused.finish_reason) == ("", "prompt_too_long")
     assert made.text
@@ -107,7 +107,7 @@ def test_no_special_token_ever_comes_from_an_alt_text(engine: Engine):
     def count(request: Request) -> int:
         return sum(token in ids for token in chat.token_ids(chat.render(request, tokenizer, specials), tokenizer))
 
-    for prompt_id in ("fuse-fewshot-v1", "fuse-fewshot-v2", "fuse-reconstructed-v1"):
+    for prompt_id in ("fuse-sentence-v2", "fuse-title-first-v2", "fuse-reconstructed-v1"):
         prompt = fuse_prompt(prompt_id)
         plain, hostile = prompt.request("dolphin", PAIRS[-1][1]), prompt.request(HOSTILE, HOSTILE)
         assert count(hostile) == count(plain)

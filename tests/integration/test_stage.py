@@ -101,7 +101,8 @@ def test_a_root_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_one_clear_error_and_what_was_done_is_kept(tmp_path: Path) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(tmp_path)], check=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(tmp_path)], check=False).returncode:
+        pytest.skip("may not mount here: a container without CAP_SYS_ADMIN")
     try:
         with pytest.raises((StageFailed, StorageError), match="the disk is full"):
             run_both(str(tmp_path), SquaresConfig(padding=40_000), workers=1)
@@ -141,14 +142,16 @@ def test_a_dead_worker_costs_one_attempt(tmp_path: Path, undisturbed: Path) -> N
 
 def test_workers_that_die_while_loading_stop_the_run(tmp_path: Path) -> None:
     """Six shards, three attempts each: without the stop a model of minutes would be loaded eighteen times."""
-    with pytest.raises(StageFailed, match="5 worker processes in a row died"):
+    with pytest.raises(StageFailed, match="died 3 times while it loaded"):
         run_both(str(tmp_path), SquaresConfig(load_kills=True))
     assert not list(tmp_path.rglob("*.quarantine.json")), "no shard is to blame"
 
 
 def test_two_runs_at_once_share_the_work(tmp_path: Path, undisturbed: Path) -> None:
-    processes = [run_program(tmp_path) for _ in range(2)]
+    log = tmp_path / "made.txt"
+    processes = [run_program(tmp_path, VECLIP_TEST_MADE=str(log)) for _ in range(2)]
     assert [process.wait(120) for process in processes] == [0, 0]
+    assert sorted(log.read_text().split()) == sorted(map(str, GRID.keys())), "each shard is made, and paid for, once"
     assert data_files(tmp_path) == data_files(undisturbed)
     assert not list(tmp_path.rglob("*.quarantine.json"))
 

@@ -46,7 +46,7 @@ def test_second_prompt_asks_only_what_was_rejected_and_equal_pairs_once():
     assert [[candidate.rejected for candidate in row] for row in rows] == [
         [None], ["unfaithful", "unfaithful"], [], [None], ["unfaithful", None], [],
     ]  # fmt: skip
-    assert [candidate.prompt_id for candidate in rows[4]] == ["fuse-fewshot-v1", "fuse-fewshot-v2"]
+    assert [candidate.prompt_id for candidate in rows[4]] == ["fuse-sentence-v2", "fuse-title-first-v2"]
 
 
 def test_choice_falls_back_in_the_stated_order():
@@ -54,7 +54,7 @@ def test_choice_falls_back_in_the_stated_order():
         return {
             "text": text,
             "finish_reason": "stop",
-            "prompt_id": "fuse-fewshot-v1",
+            "prompt_id": "fuse-sentence-v2",
             "model": "m",
             "candidate": number,
         }
@@ -122,7 +122,7 @@ def test_shards_of_both_stages_add_up(tmp_path: Path):
     assert {name: row["status"] for name, row in rows.items()} == {
         "s0": "fused", "s1": "concatenated", "s2": "vec", "s3": "alt", "s6": "error",
     }  # fmt: skip
-    assert rows["s0"]["prompt_id"] == "fuse-fewshot-v1"
+    assert rows["s0"]["prompt_id"] == "fuse-sentence-v2"
     assert json.loads(rows["s0"]["scores"])["alt"] == 1.0
     assert (rows["s1"]["reason"], rows["s1"]["prompt_id"], rows["s1"]["vec_model"]) == ("unfaithful", None, "v")
     assert (rows["s6"]["error"], rows["s6"]["reason"]) == ("no_text", None)

@@ -66,10 +66,12 @@ def test_text_that_harms_nothing_stays_as_it_is():
 
 
 def test_placeholders_inside_a_text_are_not_filled():
-    asked = fuse_prompt("fuse-fewshot-v1").request("{vec} {alt_text} {0}", "a drawing of an apple").messages[-1].content
+    asked = (
+        fuse_prompt("fuse-sentence-v2").request("{vec} {alt_text} {0}", "a drawing of an apple").messages[-1].content
+    )
     assert asked == "Title: {vec} {alt_text} {0}\nPicture: a drawing of an apple"
 
 
 def test_second_prompt_starts_the_answer_with_the_alt_text():
-    assert fuse_prompt("fuse-fewshot-v2").request(" two\nlines ", "a drawing").answer_prefix == "two lines"
-    assert fuse_prompt("fuse-fewshot-v1").request("one", "a drawing").answer_prefix == ""
+    assert fuse_prompt("fuse-title-first-v2").request(" two\nlines ", "a drawing").answer_prefix == "two lines"
+    assert fuse_prompt("fuse-sentence-v2").request("one", "a drawing").answer_prefix == ""

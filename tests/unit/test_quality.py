@@ -56,7 +56,7 @@ def test_cut_off_answer_is_rejected_whatever_it_says():
 
 
 def test_echo_of_an_example_is_named_one():
-    own = fuse_prompt("fuse-fewshot-v1").own_texts
+    own = fuse_prompt("fuse-sentence-v2").own_texts
     text = "A drawing of Antique Lamp 3 by John Smith with a light bulb in brown."
     assert judge(text, ALT, VEC, "stop", None, own) == "echo"
     # The same words are no echo where they are the sample's own.
@@ -115,7 +115,7 @@ def _dropped(alt_text: str, vec: str, text: str) -> list[str]:
 
 
 def test_false_acceptance_and_false_rejection_on_planted_corruptions():
-    own = fuse_prompt("fuse-fewshot-v1").own_texts
+    own = fuse_prompt("fuse-sentence-v2").own_texts
     rejected = [row for row in FAITHFUL if judge(row[2], row[0], row[1], "stop", None, own) is not None]
     corrupt: dict[str, list[tuple[str, str, str]]] = {"added": [], "dropped": [], "echo": [], "number": []}
     for alt_text, vec, text in FAITHFUL:

@@ -17,7 +17,9 @@ from pydantic import SerializeAsAny
 from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Message, Request, Sampling, opened
 from veclip_core.captioning.prompts import DescribePrompt, describe_prompt
 from veclip_core.config import Config
+from veclip_core.download.pictures import FORMATS
 from veclip_core.samples import DESCRIBE_SCHEMA
+from veclip_core.sources.pictures import on_white
 from veclip_core.stage import RowCounts, ShardTask
 
 if TYPE_CHECKING:
@@ -141,14 +143,14 @@ def pictures_in(tar: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image | None":
-    """The picture in RGB, or None when it can't be decoded in full or has too many pixels."""
-    from PIL import Image, UnidentifiedImageError
+    """The picture in RGB, upright and on white, or None when it can't be decoded in full or has too many pixels."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 return None
-            return image.convert("RGB")
+            return on_white(ImageOps.exif_transpose(image))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         log.debug("undecodable picture: %s", error)
         return None

@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -76,7 +77,8 @@ def caption_folder(
     # Before the work: a place that can't be written is better known now.
     with fatal_errors_named(str(out)):
         out.mkdir(parents=True, exist_ok=True)
-        write_bytes(str(out / "captions.html"), b"")
+        with tempfile.TemporaryFile(dir=out):
+            pass
     rows: list[dict[str, Any]] = []
     thumbnails: dict[str, bytes] = {}
     with describer as opened_describer:
@@ -105,7 +107,7 @@ def _described(files: list[Path], folder: Path, describer: Describer) -> Iterato
         descriptions = iter(describer.describe([image for image in images if image is not None]))
         for file, content, image in zip(chunk, contents, images, strict=True):
             beside = file.with_suffix(".txt")
-            alt_text = clean_alt_text(beside.read_text("utf-8", "replace")) if beside.is_file() else ""
+            alt_text = clean_alt_text(_content(beside).decode("utf-8", "replace")) if beside.is_file() else ""
             row = dict.fromkeys(SCHEMA.names) | {
                 "file": os.fsencode(file.relative_to(folder)).decode("utf-8", "replace"),
                 "sha256": hashlib.sha256(content).hexdigest(),

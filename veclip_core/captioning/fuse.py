@@ -26,7 +26,7 @@ class FuseConfig(Config):
 
     engine: EngineConfig = EngineConfig()
     """The language model."""
-    prompts: tuple[FusePrompt, ...] = (fuse_prompt("fuse-fewshot-v1"), fuse_prompt("fuse-fewshot-v2"))
+    prompts: tuple[FusePrompt, ...] = (fuse_prompt("fuse-sentence-v2"), fuse_prompt("fuse-title-first-v2"))
     """One a round, in this order."""
     sampling: Sampling = Sampling()
     """How the answers are drawn."""

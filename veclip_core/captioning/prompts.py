@@ -35,8 +35,8 @@ class DescribePrompt(Config):
     """Name and version."""
     provenance: Provenance
     """Where the text comes from; only `reconstructed` stands for the paper, and not word for word."""
-    note: str
-    """The source in words."""
+    note: str = Field(exclude=True)
+    """The source in words; no part of the identity."""
     text: str
     """The question."""
 
@@ -48,8 +48,8 @@ class FusePrompt(Config):
     """Name and version."""
     provenance: Provenance
     """Where the text comes from; only `reconstructed` stands for the paper, and not word for word."""
-    note: str
-    """The source in words."""
+    note: str = Field(exclude=True)
+    """The source in words; no part of the identity."""
     user: str
     """The question, with `{alt_text}` and `{vec}`."""
     system: str | None = None

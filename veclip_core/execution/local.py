@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from veclip_core.samples import ShardKey
 from veclip_core.stage import ShardDone, ShardJob, Work
@@ -24,8 +25,10 @@ from veclip_core.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
-DEATHS_IN_A_ROW = 5
-"""So many workers dead, and no shard finished in between: it is not the shards."""
+OPENINGS = 3
+"""How often a worker may die while it opens the operation, before any shard is handed to it."""
+
+Task = tuple[ShardKey, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -36,50 +39,35 @@ class LocalExecutor:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables set in each worker before anything is imported there, such as OMP_NUM_THREADS."""
 
-    def run(self, job: ShardJob, tasks: Sequence[tuple[ShardKey, Mapping[str, str]]]) -> Iterable[ShardDone]:
+    def run(self, job: ShardJob, tasks: Sequence[Task]) -> Iterable[ShardDone]:
         """Yields each shard's result as it comes, in any order."""
         queue = deque(tasks)
         slots = [_Slot(job, self.environment) for _ in range(min(self.workers, len(tasks)))]
-        running: dict[Future[ShardDone], tuple[_Slot, ShardKey]] = {}
-        deaths = 0
+        opening: dict[Future[Any], _Slot] = {slot.open(): slot for slot in slots}
+        running: dict[Future[Any], tuple[_Slot, ShardKey]] = {}
         try:
-            for slot in slots:
-                task = queue.popleft()
-                running[slot.submit(*task)] = (slot, task[0])
-            while running:
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            while opening or running:
+                finished, _ = wait([*opening, *running], return_when=FIRST_COMPLETED)
                 for future in finished:
-                    slot, key = running.pop(future)
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        slot.restart()
-                        deaths += 1
-                        result = _died(key, deaths)
+                    if future in opening:
+                        slot = opening.pop(future)
+                        failure = slot.failure_of_opening(future)
+                        if failure is not None:
+                            yield replace(failure, key=tasks[0][0])
                     else:
-                        deaths = 0 if result.marker else deaths
-                        if result.marker is None:
-                            # What broke on this shard may have broken the engine for the next ones.
-                            slot.restart()
-                    if queue and not result.fatal:
+                        slot, key = running.pop(future)
+                        result = slot.result_of(future, key)
+                        yield result
+                    if not queue:
+                        continue
+                    if slot.is_open:
                         task = queue.popleft()
-                        running[slot.submit(*task)] = (slot, task[0])
-                    yield result
+                        running[slot.submit(task)] = (slot, task[0])
+                    else:
+                        opening[slot.open()] = slot
         finally:
             for slot in slots:
                 slot.stop()
-
-
-def _died(key: ShardKey, deaths: int) -> ShardDone:
-    if deaths < DEATHS_IN_A_ROW:
-        return ShardDone(key, None, error="its worker process died")
-    return ShardDone(
-        key,
-        None,
-        error=f"{deaths} worker processes in a row died before they finished a shard. The usual cause is memory: see the kernel's"
-        " log (`dmesg`), take fewer workers (VECLIP_CAPTION_WORKERS, VECLIP_DOWNLOAD_WORKERS), or a smaller model.",
-        fatal=True,
-    )
 
 
 class _Slot:
@@ -88,18 +76,54 @@ class _Slot:
     def __init__(self, job: ShardJob, environment: Mapping[str, str]) -> None:
         self._job, self._environment = job, environment
         self._pool = self._new_pool()
+        self._openings = 0
+        self.is_open = False
 
     def _new_pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
         arguments = (self._job, dict(self._environment))
         return ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_start, initargs=arguments)
 
-    def submit(self, key: ShardKey, input_digests: Mapping[str, str]) -> "Future[ShardDone]":
+    def open(self) -> "Future[Any]":
+        self._openings += 1
+        return self._pool.submit(_open)
+
+    def failure_of_opening(self, future: "Future[Any]") -> ShardDone | None:
+        """None when the operation is open, or when opening is to be tried again; else what no shard is to blame for."""
+        try:
+            failure: ShardDone | None = future.result()
+        except BrokenProcessPool:
+            self._restart()
+            if self._openings < OPENINGS:
+                return None
+            return ShardDone(
+                _NO_SHARD,
+                None,
+                error=f"the worker died {OPENINGS} times while it loaded what it needs. The usual cause is memory: see the"
+                " kernel's log (`dmesg`), take fewer workers (VECLIP_CAPTION_WORKERS, VECLIP_DOWNLOAD_WORKERS) or a smaller model.",
+                fatal=True,
+            )
+        if failure is None:
+            self._openings, self.is_open = 0, True
+        return failure
+
+    def submit(self, task: Task) -> "Future[Any]":
+        key, input_digests = task
         return self._pool.submit(_run, key, dict(input_digests))
 
-    def restart(self) -> None:
+    def result_of(self, future: "Future[Any]", key: ShardKey) -> ShardDone:
+        try:
+            result: ShardDone = future.result()
+        except BrokenProcessPool:
+            result = ShardDone(key, None, error="its worker process died")
+        if result.marker is None:
+            # What broke on this shard may have broken the engine for the next ones.
+            self._restart()
+        return result
+
+    def _restart(self) -> None:
         self._pool.shutdown(wait=False)
-        self._pool = self._new_pool()
+        self._pool, self.is_open = self._new_pool(), False
 
     def stop(self) -> None:
         """End the process. One that is in the middle of a shard (the run was stopped) is killed: shards are resumable."""
@@ -112,8 +136,9 @@ class _Slot:
                 process.join()
 
 
+_NO_SHARD = ShardKey(0, 0)
 _job: ShardJob
-_work: Work | None = None
+_work: Work
 _opened = ExitStack()
 
 
@@ -134,13 +159,17 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(key: ShardKey, input_digests: Mapping[str, str]) -> ShardDone:
+def _open() -> ShardDone | None:
+    """None, or why no shard can be made."""
     global _work
-    if _work is None:
-        try:
-            _work = _opened.enter_context(_job.operation.open())
-        except Exception as error:
-            return ShardDone(key, None, error=_line(error), trace=traceback.format_exc(), fatal=True)
+    try:
+        _work = _opened.enter_context(_job.operation.open())
+    except Exception as error:
+        return ShardDone(_NO_SHARD, None, error=_line(error), trace=traceback.format_exc(), fatal=True)
+    return None
+
+
+def _run(key: ShardKey, input_digests: Mapping[str, str]) -> ShardDone:
     try:
         return ShardDone(key, _job.make(_work, key, input_digests))
     except StorageError as error:

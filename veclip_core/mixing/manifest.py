@@ -85,9 +85,13 @@ def _mix(task: ShardTask) -> RowCounts:
 
 
 def write_manifest_json(root: str, source: str, current: Current, report: StageReport) -> str:
-    """Write `<scale>.manifest.json` beside the shards: what training and other tools read first. Returns its address."""
+    """Write `<scale>.manifest.json` beside the shards: what training and other tools read first. Returns its address.
+
+    Of a trial on some parts the file names them, so that it never stands in the place of the whole.
+    """
     shards = current.shard_set(root, source)
-    uri = storage.join(shards.uri, f"{current.scale}.manifest.json")
+    trial = f".first-{current.parts}-parts" if current.partial else ""
+    uri = storage.join(shards.uri, f"{current.scale}{trial}.manifest.json")
     storage.write_json(
         uri,
         {

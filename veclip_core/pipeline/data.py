@@ -150,7 +150,7 @@ class Chain:
         )
         current = self._current(report, captions.grid, {**captions.inputs, "mix": report.identity})
         uri = write_manifest_json(self.root, self.source, current, report)
-        promote(self.root, self.source, current)
+        promote(self.root, self.source, current, report.shards_made_now)
         return report, uri
 
     def _run(
@@ -220,7 +220,7 @@ class Chain:
         )
 
     def _promote(self, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> None:
-        promote(self.root, self.source, self._current(report, grid, lineage))
+        promote(self.root, self.source, self._current(report, grid, lineage), report.shards_made_now)
 
 
 def download_config(scale: Scale) -> DownloadConfig:

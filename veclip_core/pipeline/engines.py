@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from veclip_core import storage
 from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, open_vlm, vlm_config_for
 from veclip_core.captioning.engines.base import EngineRuntime
@@ -80,16 +82,20 @@ def _has_gpu() -> bool:
 def prepare_stand_in(settings: Settings) -> Path:
     """Fit the stand-in captioner and measure it on the evaluation artist, once; the folder it is kept in."""
     from veclip_core.captioning.concept_fit import fit_concepts, measure_concepts
-    from veclip_core.sources.sample_packages import fetch_packages
+    from veclip_core.sources.sample_world import build_world
 
     folder = settings.cache_folder / "concepts" / ConceptsConfig().identity()[:16]
     measured = folder / "accuracy.json"
-    if not measured.exists():
-        packages, world = settings.cache_folder / "packages", settings.cache_folder / "world"
-        fetch_packages(packages)
-        fit_concepts(packages, folder)
-        accuracy = measure_concepts(folder, build_openmoji(packages, world))
-        storage.write_json(str(measured), asdict(accuracy))
+    if measured.exists():
+        return folder
+    packages, world = settings.cache_folder / "packages", settings.cache_folder / "world"
+    build_world(packages, world)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):  # a second process waits and finds it fitted
+        if not measured.exists():
+            fit_concepts(packages, folder)
+            accuracy = measure_concepts(folder, build_openmoji(packages, world))
+            storage.write_json(str(measured), asdict(accuracy))
     return folder
 
 

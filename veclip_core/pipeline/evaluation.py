@@ -47,6 +47,7 @@ def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
     """
     trainings = [trained(chain, arm, seed) for seed in seeds for arm in ARMS]
     require_comparable(trainings)
+    require_current(chain, trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
     folder = chain.settings.cache_folder / "evaluations"
     evaluations = []
@@ -108,6 +109,18 @@ def require_comparable(trainings: Sequence[Trained]) -> None:
                     f" compared: {what} is {one.report[what]} and {wanted.report[what]}. Train both again with the same settings:"
                     f" `dagster asset materialize --select {one.arm}_{one.scale},{wanted.arm}_{wanted.scale}`."
                 )
+
+
+def require_current(chain: Chain, trainings: Sequence[Trained]) -> None:
+    """Raises NotMadeYet where the manifest is no more the one that was trained on: the report would tell of another."""
+    current = chain.current("mix", "manifest").digest
+    for one in trainings:
+        if one.manifest_digest != current:
+            raise NotMadeYet(
+                f"{one.arm}_{one.scale} (seed {one.seed}) was trained on another manifest ({one.manifest_digest[:12]}) than the"
+                f" current one ({current[:12]}). Train again (`dagster asset materialize --select {one.arm}_{one.scale}`), or make"
+                f" the manifest as it was then (`--select manifest_{one.scale}`)."
+            )
 
 
 def _digest(training: Trained) -> str:

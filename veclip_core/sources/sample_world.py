@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from veclip_core.config import Config, digest_of
 from veclip_core.sources.clipart import ClipArt, read_clipart
@@ -82,8 +83,13 @@ def build_world(cache: Path, out: Path, config: WorldConfig | None = None) -> Wo
 
     The evaluation set is made on the way (`out/openmoji`). Done once: a second call with the same configuration reads it.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f"{out.name}.lock")):  # a second process would remove what this one is writing
+        return _build_world(cache, out, config or WorldConfig())
+
+
+def _build_world(cache: Path, out: Path, config: WorldConfig) -> WorldReport:
     started = time.monotonic()
-    config = config or WorldConfig()
     packages = fetch_packages(cache)
     evaluation = build_openmoji(cache, out)
     identity = digest_of([config.identity(), [package.sha256 for package in PACKAGES], evaluation.digest])

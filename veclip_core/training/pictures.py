@@ -119,6 +119,9 @@ def _write_cache(manifest: "ManifestTable", places: list[Place], size: int, fit:
     try:
         shape = (len(places), size, size, 3)
         pictures_NSSC = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
+        with open(unfinished, "r+b") as file:
+            # Writing to a memory map on a full disk ends the process without a word; this raises.
+            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
         with ThreadPoolExecutor(threads) as pool, tqdm(total=len(places), desc="decode pictures", unit="img") as bar:
             for first, chunk in _chunks_of_bytes(manifest, places):
                 decoded = pool.map(lambda item: _decode(item[1], item[0][0], item[0][1], size, fit), chunk)
