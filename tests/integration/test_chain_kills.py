@@ -108,6 +108,25 @@ def test_the_offsets_of_the_manifest_are_the_pictures(undisturbed: Deployment) -
                 assert max(picture.size) <= 256
 
 
+def test_a_trial_on_one_part_leaves_the_whole_current(undisturbed: Deployment, few_urls: dict[str, str]) -> None:
+    """Whoever tries `--parts 1` on a finished scale does not shrink what training reads."""
+    from tests.chain import TINY
+    from veclip_core.pipeline.data import Chain
+    from veclip_core.settings import Settings
+
+    chain = Chain(
+        Settings(root=str(undisturbed.root), cache=str(undisturbed.cache), engine=few_urls["VECLIP_ENGINE"]), TINY
+    )
+    before = {stage: read_current(str(undisturbed.root), "tiny", stage, "tiny") for stage in STAGES}
+    whole = json.loads((undisturbed.root / "tiny" / "mix" / before["mix"].identity / "tiny.manifest.json").read_text())  # type: ignore[union-attr]
+    report, uri = chain.manifest(parts=1)
+    assert report.partial
+    assert report.shards == 1
+    assert {stage: read_current(str(undisturbed.root), "tiny", stage, "tiny") for stage in STAGES} == before
+    assert json.loads(Path(uri).read_text())["partial"]
+    assert json.loads((Path(uri).parent / "tiny.manifest.json").read_text()) == whole
+
+
 def kill_in_every_stage(own: Deployment, urls: dict[str, str], first_point: int) -> None:
     before: dict[Path, int] = {}
     for number, stage in enumerate(STAGES):

@@ -26,7 +26,7 @@ def test_a_shard_that_was_set_aside_does_not_stop_training(tmp_path: Path) -> No
         target.parent.mkdir(parents=True)
         shutil.copyfile(Path(uri) / path, target)
         storage.write_json(shards.file(key, "success.json"), {"identity": "x"})
-    promote(root, scale.source.name, current)
+    promote(root, scale.source.name, current, shards_made=3)
     chain = Chain(Settings(root=root, mlflow="off", threads=1), scale)
     reports = {arm: train_arm(chain, arm, overrides=OVERRIDES)[0] for arm in ("clip", "veclip")}  # type: ignore[arg-type]
     assert len(paths) == 2, "of the three shards of the grid, one was set aside"

@@ -68,6 +68,29 @@ def test_every_good_picture_gets_a_row(tmp_path: Path):
     assert describer.batches == [2, 1]
 
 
+def test_pictures_are_seen_upright_and_on_white():
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    seen = decode(_bytes_of(clear, "PNG"))
+    assert seen is not None
+    assert seen.getpixel((0, 0)) == (255, 255, 255), "what is transparent hides black, mostly"
+    lying = Image.new("RGB", (8, 4), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    seen = decode(_bytes_of(lying, "JPEG", exif=exif))
+    assert seen is not None
+    assert seen.size == (4, 8)
+
+
+def test_formats_that_run_programs_are_not_opened():
+    assert decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n") is None
+
+
+def _bytes_of(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def test_too_many_pixels_are_refused_before_decoding():
     assert decode(_jpg("red"), max_pixels=1000) is None
     picture = decode(_jpg("red"), max_pixels=1200)

@@ -19,7 +19,6 @@ from veclip_core.captioning.prompts import DescribePrompt, describe_prompt
 from veclip_core.config import Config
 from veclip_core.download.pictures import FORMATS
 from veclip_core.samples import DESCRIBE_SCHEMA
-from veclip_core.sources.pictures import on_white
 from veclip_core.stage import RowCounts, ShardTask
 
 if TYPE_CHECKING:
@@ -145,6 +144,8 @@ def pictures_in(tar: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image | None":
     """The picture in RGB, upright and on white, or None when it can't be decoded in full or has too many pixels."""
     from PIL import Image, ImageOps, UnidentifiedImageError
+
+    from veclip_core.sources.pictures import on_white
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
