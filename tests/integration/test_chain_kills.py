@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -127,10 +127,10 @@ def test_a_trial_on_one_part_leaves_the_whole_current(undisturbed: Deployment, f
     assert json.loads((Path(uri).parent / "tiny.manifest.json").read_text()) == whole
 
 
-def kill_in_every_stage(own: Deployment, urls: dict[str, str], first_point: int) -> None:
+def kill_in_stages(own: Deployment, urls: dict[str, str], kills: Mapping[str, str]) -> None:
+    """`kills`: stage to point."""
     before: dict[Path, int] = {}
-    for number, stage in enumerate(STAGES):
-        point = POINTS[(first_point + number) % len(POINTS)]
+    for stage, point in kills.items():
         code = run_chain(own, urls, kill=f"{stage}:{SECOND_SHARD}:{point}")
         assert code == -9, f"{stage} was not killed: {(own.root / 'chain.log').read_text()[-3000:]}"
         finished = {path: path.stat().st_mtime_ns for path in own.root.rglob("*.success.json")}
@@ -142,21 +142,22 @@ def kill_in_every_stage(own: Deployment, urls: dict[str, str], first_point: int)
     assert not list(own.root.rglob("*.tmp"))
 
 
-def test_a_chain_killed_once_in_every_stage(
+def test_a_chain_killed_at_each_point(
     deployment: Deployment, few_urls: dict[str, str], undisturbed: Deployment, tmp_path: Path
 ) -> None:
     own = deployment.with_root(tmp_path)
-    kill_in_every_stage(own, few_urls, first_point=0)
+    kill_in_stages(own, few_urls, dict(zip(("download", "fuse", "mix"), POINTS, strict=True)))
     assert data_files(own.root) == data_files(undisturbed.root)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first_point", [1, 2])
-def test_the_other_points_of_every_stage(
+@pytest.mark.parametrize("first_point", [0, 1, 2])
+def test_a_chain_killed_in_every_stage(
     deployment: Deployment, few_urls: dict[str, str], undisturbed: Deployment, tmp_path: Path, first_point: int
 ) -> None:
     own = deployment.with_root(tmp_path)
-    kill_in_every_stage(own, few_urls, first_point)
+    rotated = [POINTS[(first_point + number) % len(POINTS)] for number in range(len(STAGES))]
+    kill_in_stages(own, few_urls, dict(zip(STAGES, rotated, strict=True)))
     assert data_files(own.root) == data_files(undisturbed.root)
 
 
