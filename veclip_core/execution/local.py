@@ -9,14 +9,16 @@ spawned, not forked, because torch and img2dataset's threads do not survive a fo
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from veclip_core.samples import ShardKey
@@ -86,7 +88,8 @@ class _Slot:
 
     def open(self) -> "Future[Any]":
         self._openings += 1
-        return self._pool.submit(_open)
+        with _command_script_hidden():  # the pool starts its process now
+            return self._pool.submit(_open)
 
     def failure_of_opening(self, future: "Future[Any]") -> ShardDone | None:
         """None when the operation is open, or when opening is to be tried again; else what no shard is to blame for."""
@@ -134,6 +137,21 @@ class _Slot:
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+@contextmanager
+def _command_script_hidden() -> Iterator[None]:
+    """Keep a spawned process from importing the script of an installed command: `dagster`'s would cost each worker 3 seconds."""
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    if script is None or Path(script).parent != Path(sys.executable).parent:
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = script
 
 
 _NO_SHARD = ShardKey(0, 0)
