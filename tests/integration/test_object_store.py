@@ -1,6 +1,7 @@
 """The spine on S3: the same contracts as on a disk, against a real server."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.object_store import ObjectStore, object_store
+from tests.object_store import BUCKET, ObjectStore, object_store
 from veclip_core import storage
 from veclip_core.leases import Lease
 
@@ -76,3 +77,23 @@ def test_a_killed_run_goes_on_where_it_stopped(store: ObjectStore, undisturbed: 
     assert {name: fs.info(f"{path}/{name}")["LastModified"] for name in half} == before, (
         "finished shards were done again"
     )
+
+
+def test_what_runs_print_is_kept_in_the_bucket(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+
+    shutil.copy(ROOT / "docker" / "dagster-s3.yaml", tmp_path / "dagster.yaml")
+    monkeypatch.setenv("VECLIP_LOG_BUCKET", BUCKET)
+
+    @dg.asset
+    def speaks() -> None:
+        sys.stderr.write("hello from an asset\n")
+        os.write(2, b"hello from its process\n")
+
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert dg.materialize([speaks], instance=instance).success
+    logs = f"{store.root}/dagster-logs"
+    kept = b"".join(storage.read_bytes(storage.join(logs, name)) for name in storage.list_files(logs))
+    assert b"hello from its process" in kept

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veclip_core import storage
+from veclip_core.mendable import Mendable
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ WEIGHTS, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
 _MARKER = re.compile(r"^step-(\d{6,})\.success\.json$")
 
 
-class DamagedCheckpoint(RuntimeError):
+class DamagedCheckpoint(Mendable):
     """A file differs from what its marker says."""
 
 

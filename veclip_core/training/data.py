@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from veclip_core import storage
+from veclip_core.mendable import Mendable
 from veclip_core.mixing.choose import caption_of
 from veclip_core.training.pictures import PictureCache, Pictures, StreamedPictures
 from veclip_core.training.recipe import Recipe
@@ -33,6 +34,10 @@ COLUMNS = ("sample_id", "tar", "offset", "bytes", *CAPTION_COLUMNS)
 
 # Purposes of random streams: no two of them share numbers.
 _ORDER, _CROP = 1, 2
+
+
+class EmptyManifest(Mendable, ValueError):
+    """Nothing to train on; the message says where to look."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def load_manifest(
         cache_folder: where a memory-mapped copy is kept; without it the rows are held in memory (about 1 kB each).
 
     Raises:
-        ValueError: when there is no row, or a column is missing.
+        EmptyManifest: when there is no row.
+        ValueError: when a column is missing.
     """
     uris = [path if "://" in path or path.startswith("/") else storage.join(source_uri, path) for path in paths]
     digest = digest or _digest_of_files(uris)
@@ -96,7 +102,7 @@ def load_manifest(
     else:
         table = _memory_mapped(uris, cache_folder / f"manifest-{digest[:24]}.arrow")
     if not table.num_rows:
-        raise ValueError(
+        raise EmptyManifest(
             f"the manifest of {source_uri} has no rows: no picture with a text came through the stages before"
         )
     return ManifestTable(source_uri, table, digest)
