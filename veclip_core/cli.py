@@ -44,15 +44,17 @@ def sample_fetch(
         Path | None, typer.Option(help="A folder with the Debian package files, where apt-get is not at hand.")
     ] = None,
 ) -> None:
-    """Fetch the packages, make the URL list and the evaluation set, fit the stand-in captioner. Done once."""
+    """Fetch packages, make the URL list and the evaluation set, fit the stand-in captioner, convert the fusing model. Done once."""
     from veclip_core.pipeline import engines
     from veclip_core.sources.sample_packages import fetch_packages
     from veclip_core.sources.sample_world import build_world
 
-    cache = Settings.from_environment().cache_folder
+    settings = Settings.from_environment()
+    cache = settings.cache_folder
     fetch_packages(cache / "packages", packages)
     world = build_world(cache / "packages", cache / "world")
-    engines.prepare_stand_in(Settings.from_environment())
+    engines.prepare_stand_in(settings)
+    engines.require_models(SCALES["sample"], settings)  # converts the language model's weights
     typer.echo(f"{world.total_rows:,} URLs in {world.urls}, served on 127.0.0.1:{world.port} while they are downloaded")
 
 

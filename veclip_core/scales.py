@@ -40,8 +40,8 @@ class Scale:
 
 OPENCLIPART = Source(
     "openclipart",
-    rows_per_part=500,
-    rows_per_shard=500,
+    rows_per_part=1_000,
+    rows_per_shard=1_000,
     max_pixels=16_000_000,  # larger ones were not compared with the evaluation set (sources/sample_world.py)
     description="OpenClipArt drawings with their uploaders' titles as AltText",
 )

@@ -72,6 +72,6 @@ def test_placeholders_inside_a_text_are_not_filled():
     assert asked == "Title: {vec} {alt_text} {0}\nPicture: a drawing of an apple"
 
 
-def test_second_prompt_starts_the_answer_with_the_alt_text():
+def test_prompts_start_the_answer():
     assert fuse_prompt("fuse-title-first-v2").request(" two\nlines ", "a drawing").answer_prefix == "two lines"
-    assert fuse_prompt("fuse-sentence-v2").request("one", "a drawing").answer_prefix == ""
+    assert fuse_prompt("fuse-sentence-v2").request("one", "a drawing").answer_prefix == "A drawing of"

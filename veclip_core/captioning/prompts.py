@@ -56,8 +56,8 @@ class FusePrompt(Config):
     """The system turn, if any."""
     examples: tuple[tuple[str, str, str], ...] = ()
     """AltText, VeC and the fused caption: shown as earlier turns."""
-    starts_with_alt_text: bool = False
-    """Whether the answer is made to start with the AltText."""
+    starts_with: str = ""
+    """What the answer is made to start with; `{alt_text}` is the AltText. Tokens that the model would write anyway cost less."""
     max_bytes: int = Field(400, ge=16)
     """Each input is cut to so many UTF-8 bytes, which bounds its tokens in any byte-level vocabulary."""
 
@@ -74,12 +74,16 @@ class FusePrompt(Config):
             turns += [Message("user", self._ask(shown_alt, shown_vec)), Message("assistant", caption)]
         alt, seen = as_data(alt_text, self.max_bytes), as_data(vec, self.max_bytes)
         turns.append(Message("user", self._ask(alt, seen)))
-        return Request(tuple(turns), answer_prefix=alt if self.starts_with_alt_text else "")
+        return Request(tuple(turns), answer_prefix=_filled(self.starts_with, alt, seen))
 
     def _ask(self, alt_text: str, vec: str) -> str:
-        # One pass: braces or placeholders inside the AltText stay what they are.
-        given = {"{alt_text}": alt_text, "{vec}": vec}
-        return re.sub(r"\{alt_text\}|\{vec\}", lambda match: given[match.group(0)], self.user)
+        return _filled(self.user, alt_text, vec)
+
+
+def _filled(pattern: str, alt_text: str, vec: str) -> str:
+    # One pass: braces or placeholders inside the AltText stay what they are.
+    given = {"{alt_text}": alt_text, "{vec}": vec}
+    return re.sub(r"\{alt_text\}|\{vec\}", lambda match: given[match.group(0)], pattern)
 
 
 _ROLE_WORD = re.compile(r"\b(system|user|assistant|human|instruction|response)\s*:", re.IGNORECASE)

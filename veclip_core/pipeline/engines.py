@@ -11,7 +11,7 @@ from veclip_core import storage
 from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, open_vlm, vlm_config_for
 from veclip_core.captioning.engines.base import EngineRuntime
 from veclip_core.captioning.engines.concepts import ConceptsConfig, open_concepts
-from veclip_core.captioning.engines.weights import checked_config, resolve_model
+from veclip_core.captioning.engines.weights import SMOLLM2, checked_config, resolve_model
 from veclip_core.captioning.fuse import FuseOperation, fuse_config_for
 from veclip_core.captioning.select import SelectOperation
 from veclip_core.scales import LLAVA, VICUNA, Scale
@@ -63,9 +63,11 @@ def require_models(scale: Scale, settings: Settings) -> None:
         ("describing", "VECLIP_DESCRIBER", describer_of(scale, settings), STAND_IN),
         ("fusing", "VECLIP_FUSER", settings.fuser or scale.fuser, SMALL_FUSER),
     ):
-        if name == small:
+        if name == STAND_IN:
             continue
-        checked_config(resolve_model(name, settings.cache_folder / "weights"), revision=None)
+        checked_config(
+            resolve_model(SMOLLM2 if name == SMALL_FUSER else name, settings.cache_folder / "weights"), revision=None
+        )
         if name in (LLAVA, VICUNA) and not _has_gpu():
             raise StageFailed(
                 f"vecap_{scale.name}: {role} with {name} needs a CUDA GPU, and there is none here. Run it where there is one, or"
