@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,8 +92,13 @@ def test_what_runs_print_is_kept_in_the_bucket(
     def speaks(context: dg.AssetExecutionContext) -> None:
         context.log.info("hello from an asset")
 
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        assert dg.materialize([speaks], instance=instance).success
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            assert dg.materialize([speaks], instance=instance).success
+    finally:
+        # Dagster gives SIGTERM what SIGINT has: ignored, in a background job, and then by every process started after this.
+        signal.signal(signal.SIGTERM, handler)
     logs = f"{store.root}/dagster-logs"
     kept = b"".join(storage.read_bytes(storage.join(logs, name)) for name in storage.list_files(logs))
     assert b"hello from an asset" in kept

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from veclip_core.captioning.engines import chat
-from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Generation, Message, Request, Sampling
+from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Generation, Request, Sampling
 from veclip_core.captioning.engines.weights import checked_config, resolve_model
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,6 @@ class VllmEngine:
         if config.chat_template:
             self._owner.chat_template = config.chat_template
         self._specials = chat.special_tokens(self._tokenizer)
-        self._cached: set[tuple[Message, ...]] = set()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Generation]]:
         results: dict[int, list[Generation]] = {}
@@ -80,13 +79,12 @@ class VllmEngine:
                 else {"prompt": text, "multi_modal_data": {"image": request.image.convert("RGB")}}
             )
             settings.append(_sampling_params(sampling, ids))
-        # The first request of a prompt alone puts the shared examples into the cache; all at once, each would compute them.
-        shared = requests[asked[0]].messages[:-1] if asked else ()
-        alone = 0 if shared in self._cached else 1
-        self._cached.add(shared)
+        # The first request alone puts the shared examples into the cache; all at once, each would compute them. It goes alone in
+        # every call, also where they are cached already: answers depend a little on who shares the batch, and a shard's must
+        # not depend on which shards its engine made before.
         outputs = [
             output
-            for some in (slice(0, alone), slice(alone, None))
+            for some in (slice(0, 1), slice(1, None))
             if prompts[some]
             for output in self._llm.generate(prompts[some], settings[some], use_tqdm=False)
         ]
