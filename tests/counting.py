@@ -16,7 +16,8 @@ import pyarrow as pa
 from veclip_core.config import Config
 from veclip_core.execution.local import LocalExecutor
 from veclip_core.samples import Grid
-from veclip_core.stage import RowCounts, ShardSet, ShardTask, StageReport, Work, output_of, run_stage
+from veclip_core.stage import RowCounts, ShardSet, ShardTask, Work, output_of, run_stage
+from veclip_core.stage_report import StageReport
 
 GRID = Grid(parts=3, shards_per_part=2)
 

@@ -31,7 +31,8 @@ from veclip_core.config import Config, digest_of
 from veclip_core.leases import POLL_S, Lease, holder
 from veclip_core.mendable import Mendable
 from veclip_core.samples import Grid, ShardKey
-from veclip_core.shards import ShardSet, Totals
+from veclip_core.shards import ShardSet
+from veclip_core.stage_report import StageReport
 
 logger = logging.getLogger(__name__)
 
@@ -155,52 +156,6 @@ class StageFailed(Mendable):
     """The stage could not be run, with the reason and what mends it."""
 
 
-@dataclass(frozen=True)
-class StageReport:
-    """What a stage made, summed over its shards. Equal, but for the timings, however often it was interrupted."""
-
-    stage: str
-    scale: str
-    identity: str
-    uri: str
-    digest: str
-    """Of the content of all shards."""
-    parts: int
-    shards: int
-    shards_made_now: int
-    shards_quarantined: int
-    rows_in: int
-    rows_ok: int
-    fallbacks: int
-    errors: Mapping[str, int]
-    extra: Mapping[str, float]
-    bytes: int
-    worker_seconds: float
-    """Summed over shards, those made in earlier runs included."""
-    seconds: float
-    """Of this run, on the clock."""
-    partial: bool
-    """True when a limit left parts of the scale out."""
-
-    def metrics(self) -> dict[str, float]:
-        """The numbers of the report by name, as MLflow and Dagster both show them."""
-        numbers: dict[str, float] = {
-            "rows_in": self.rows_in,
-            "rows_ok": self.rows_ok,
-            "ok_share": self.rows_ok / self.rows_in if self.rows_in else 0.0,
-            "fallbacks": self.fallbacks,
-            "shards": self.shards,
-            "shards_made_now": self.shards_made_now,
-            "shards_quarantined": self.shards_quarantined,
-            "bytes": self.bytes,
-            "worker_seconds": self.worker_seconds,
-            "rows_per_worker_second": self.rows_in / self.worker_seconds if self.worker_seconds else 0.0,
-            "seconds": self.seconds,
-        }
-        numbers |= {f"errors/{reason}": count for reason, count in self.errors.items()}
-        return {f"{self.stage}/{name}": float(value) for name, value in (numbers | dict(self.extra)).items()}
-
-
 def output_of(operation: Operation, root: str, source: str, inputs: Mapping[str, ShardSet]) -> ShardSet:
     """Where an operation's output lies: a function of its configuration and of its inputs' identities."""
     identity = digest_of(
@@ -291,9 +246,9 @@ def run_stage(
     if not done:
         first = next(iter(failed.values()))
         raise StageFailed(f"{operation.name}: every shard failed; the first, {first.key}: {first.error}\n{first.trace}")
-    return _report(
-        output, scale, parts, done, made,
-        quarantined=len(keys) - len(done), seconds=time.monotonic() - started, partial=partial,
+    return StageReport.of(
+        output, scale, parts, done, made=len(made), quarantined=len(keys) - len(done), seconds=time.monotonic() - started,
+        partial=partial,
     )  # fmt: skip
 
 
@@ -338,40 +293,6 @@ def _quarantine(output: ShardSet, result: ShardDone) -> None:
     storage.write_json(
         output.file(result.key, "quarantine.json"),
         {"error": result.error, "trace": result.trace, "attempts": ATTEMPTS, "host": socket.gethostname()},
-    )
-
-
-def _report(
-    output: ShardSet,
-    scale: str,
-    parts: int,
-    done: Mapping[ShardKey, Mapping[str, Any]],
-    made: set[ShardKey],
-    *,
-    quarantined: int,
-    seconds: float,
-    partial: bool,
-) -> StageReport:
-    totals = Totals.of(done.values())
-    return StageReport(
-        stage=output.stage,
-        scale=scale,
-        identity=output.identity,
-        uri=output.uri,
-        digest=digest_of({str(key): marker["sha256"] for key, marker in done.items()}),
-        parts=parts,
-        shards=len(done),
-        shards_made_now=len(made),
-        shards_quarantined=quarantined,
-        rows_in=totals.rows_in,
-        rows_ok=totals.rows_ok,
-        fallbacks=totals.fallbacks,
-        errors=totals.errors,
-        extra=totals.extra,
-        bytes=totals.bytes,
-        worker_seconds=totals.worker_seconds,
-        seconds=round(seconds, 3),
-        partial=partial,
     )
 
 

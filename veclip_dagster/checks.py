@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from veclip_core.stage import StageReport
+from veclip_core.stage_report import StageReport
 
 MIN_SUCCESS_RATE = 0.5
 """Below this a crawl is stopped before money is spent on captions: web lists lose 30 to 40 percent of their links in years."""

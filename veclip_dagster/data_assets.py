@@ -12,7 +12,7 @@ from veclip_core.pipeline.lineage import track_stages
 from veclip_core.samples import ShardKey
 from veclip_core.scales import Scale
 from veclip_core.shards import ShardSet
-from veclip_core.stage import StageReport
+from veclip_core.stage_report import StageReport
 from veclip_dagster import checks, metadata
 from veclip_dagster.failures import clear_failures
 from veclip_dagster.links import mlflow_links, tags_of

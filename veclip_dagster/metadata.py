@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from veclip_core.stage import StageReport
+from veclip_core.stage_report import StageReport
 
 
 def of_stage(report: StageReport) -> dict[str, dg.MetadataValue]:

@@ -25,7 +25,8 @@ from veclip_core.execution.local import LocalExecutor
 from veclip_core.samples import DOWNLOAD_SCHEMA, Grid, ShardKey, canonical_url, url_id
 from veclip_core.sources.list_urls import scan
 from veclip_core.sources.urls import UrlList
-from veclip_core.stage import ShardSet, StageReport, output_of, run_stage
+from veclip_core.stage import ShardSet, output_of, run_stage
+from veclip_core.stage_report import StageReport
 
 CONFIG = DownloadConfig(image_size=64, max_pixels=1_000_000, max_bytes=200_000, min_size=4)
 GOOD = 24

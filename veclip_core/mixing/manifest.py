@@ -16,7 +16,8 @@ from veclip_core.config import Config
 from veclip_core.mixing.choose import ALT_TEXT, is_usable
 from veclip_core.samples import MIX_SCHEMA
 from veclip_core.shards import Current
-from veclip_core.stage import RowCounts, ShardTask, StageReport, Work
+from veclip_core.stage import RowCounts, ShardTask, Work
+from veclip_core.stage_report import StageReport
 
 CAPTION_COLUMNS = ("alt", "vec", "vecap")
 

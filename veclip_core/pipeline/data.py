@@ -18,7 +18,8 @@ from veclip_core.sources.list_urls import scan
 from veclip_core.sources.sample_server import HOST, SampleServer
 from veclip_core.sources.sample_world import build_world
 from veclip_core.sources.urls import UrlList
-from veclip_core.stage import Operation, StageReport, output_of, run_stage
+from veclip_core.stage import Operation, output_of, run_stage
+from veclip_core.stage_report import StageReport
 
 logger = logging.getLogger(__name__)
 

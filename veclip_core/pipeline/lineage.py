@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.training import tracker_of
-from veclip_core.stage import StageReport
+from veclip_core.stage_report import StageReport
 
 
 def track_stages(
