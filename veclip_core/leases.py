@@ -73,7 +73,8 @@ class Lease:
         """Raises LeaseLost when the part is no longer ours."""
         if self._lost or time.monotonic() - self._beat > TTL_S:
             raise LeaseLost(
-                f"{self._what}: another run took this part over; this run stops. Run the same command again: it resumes."
+                f"{self._what}: this run was silent for so long that another may have taken it over, so it stops here."
+                " Run the same command again: it resumes."
             )
 
     def release(self) -> None:
@@ -113,9 +114,8 @@ class Lease:
                     return
                 storage.write_json(self._uri(self._number), self._record())
                 self._beat = time.monotonic()
-            except (
-                Exception
-            ) as error:  # an object store's client has many; tried again, `check` tells when it lasts too long
+            except Exception as error:
+                # An object store's client has many kinds. It is tried again; `check` tells when it lasts too long.
                 logger.warning("the lease on %s could not be renewed: %s", self._what, error)
 
 

@@ -60,7 +60,7 @@ SCALES: dict[str, Scale] = {
     scale.name: scale
     for scale in (
         #      name      source       parts  describer   fuser      recipe
-        Scale("sample", OPENCLIPART, 8, "concepts", "smollm2", "sample"),
+        Scale("sample", OPENCLIPART, 4, "concepts", "smollm2", "sample"),
         Scale("3m", VECAP300M, 3, LLAVA, VICUNA, "3m"),
         Scale("12m", VECAP300M, 12, LLAVA, VICUNA, "12m"),
         Scale("100m", VECAP300M, 100, LLAVA, VICUNA, "100m"),

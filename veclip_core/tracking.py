@@ -3,7 +3,6 @@
 Training never waits for tracking: `MlflowTracker` hands every call to a background thread (`outbox.py`).
 """
 
-import fcntl
 import os
 import time
 from collections import deque
@@ -11,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from filelock import FileLock
 
 from veclip_core.outbox import Outbox
 
@@ -104,8 +105,7 @@ def initialise(uri: str) -> None:
         return
     database = Path(uri.removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
-    with open(database.with_name(database.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(database.with_name(database.name + ".lock")):
         client_for(uri).search_experiments(max_results=1)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.object_store import BUCKET, ObjectStore, object_store
 from veclip_core import storage
@@ -78,6 +79,13 @@ def test_a_killed_run_goes_on_where_it_stopped(store: ObjectStore, undisturbed: 
     assert {name: fs.info(f"{path}/{name}")["LastModified"] for name in half} == before, (
         "finished shards were done again"
     )
+
+
+def test_the_bucket_changes_only_where_logs_go() -> None:
+    """Dagster's settings stand in two files, which must not drift apart."""
+    local, bucket = (yaml.safe_load((ROOT / name).read_text()) for name in ("dagster.yaml", "docker/dagster-s3.yaml"))
+    del bucket["compute_logs"]
+    assert bucket == local
 
 
 def test_what_runs_print_is_kept_in_the_bucket(

@@ -11,6 +11,7 @@ from veclip_core.pipeline.data import Chain
 from veclip_core.shards import ShardSet, Totals
 
 CHECKED_CAPTIONS = 500
+"""Accepted captions in which faults are planted, to state what the check lets pass."""
 STAGES = ("list_urls", "download", "describe", "fuse", "select", "mix")
 
 
