@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from tests.counting import GRID, SquaresConfig, run_both
+from tests.counting import GRID, Numbers, NumbersConfig, Squares, SquaresConfig, run_both
 from veclip_core import storage
 from veclip_core.leases import Lease
-from veclip_core.stage import RowCounts, StageFailed
+from veclip_core.stage import RowCounts, ShardJob, ShardTask, StageFailed, output_of
 from veclip_core.storage import StorageError
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +146,26 @@ def test_workers_that_die_while_loading_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="died 3 times while it loaded"):
         run_both(str(tmp_path), SquaresConfig(load_kills=True))
     assert not list(tmp_path.rglob("*.quarantine.json")), "no shard is to blame"
+
+
+def test_a_late_worker_does_not_replace_what_another_run_finished(tmp_path: Path) -> None:
+    """A run that was suspended wakes up in the middle of a shard that another has taken over, finished and built upon."""
+    output, _ = run_both(str(tmp_path), SquaresConfig())
+    key = GRID.keys()[0]
+    numbers = output_of(Numbers(NumbersConfig()), str(tmp_path), "numbers", {})
+    before, data = output.marker(key), data_files(tmp_path)
+    made_by_numbers = numbers.marker(key)
+    assert before is not None
+    assert made_by_numbers is not None
+
+    def late(task: ShardTask) -> RowCounts:
+        task.write(pa.table({"number": [7], "power": [8]}))
+        return RowCounts(1, 1)
+
+    job = ShardJob(Squares(SquaresConfig()), {"numbers": numbers}, output)
+    assert job.make(late, key, {"numbers": made_by_numbers["sha256"]}) == before
+    assert output.marker(key) == before
+    assert data_files(tmp_path) == data
 
 
 def test_two_runs_at_once_share_the_work(tmp_path: Path, undisturbed: Path) -> None:

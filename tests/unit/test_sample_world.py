@@ -35,14 +35,18 @@ def rows(world: WorldReport) -> list[dict[str, str]]:
     return pq.read_table(world.urls).to_pylist()
 
 
-def debian_package(path: Path, files: dict[str, bytes]) -> Path:
-    """A .deb as dpkg writes it: an ar archive of debian-binary, control.tar, data.tar.xz."""
+def debian_package(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
+    """A .deb as dpkg writes it: an ar archive of debian-binary, control.tar, data.tar.xz. `links`: name to where it points."""
     data = BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, BytesIO(content))
+        for name, points_to in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, points_to
+            archive.addfile(member)
     out = b"!<arch>\n"
     for name, body in (("debian-binary", b"2.0\n"), ("control.tar", b"odd"), ("data.tar.xz", data.getvalue())):
         out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(body):<10}`\n".encode() + body + b"\n" * (len(body) % 2)
@@ -62,6 +66,22 @@ def test_unpack_takes_only_what_is_asked_for(tmp_path: Path) -> None:
     assert unpack(deb, tmp_path / "out", keep="./usr/share/a/", strip="./usr/share/") == 1
     assert [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")] == ["a/x.png"]
     assert (tmp_path / "out/a/x.png").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("points_to", ["/etc", "../../../etc", "../b/../../out"])
+def test_a_link_may_not_point_out_of_the_folder(tmp_path: Path, points_to: str) -> None:
+    deb = debian_package(tmp_path / "a.deb", {}, {"./usr/share/a/link": points_to})
+    with pytest.raises(ValueError, match=r"a/link.* has no place"):
+        unpack(deb, tmp_path / "out", keep="./usr/share/", strip="./usr/share/")
+
+
+def test_a_link_inside_stays_a_link(tmp_path: Path) -> None:
+    deb = debian_package(
+        tmp_path / "a.deb", {"./usr/share/b/x.png": b"picture"}, {"./usr/share/a/link.png": "../b/x.png"}
+    )
+    unpack(deb, tmp_path / "out", keep="./usr/share/", strip="./usr/share/")
+    assert (tmp_path / "out/a/link.png").is_symlink()
+    assert (tmp_path / "out/a/link.png").read_bytes() == b"picture"
 
 
 def test_unpack_stays_in_its_folder(tmp_path: Path) -> None:
