@@ -7,7 +7,7 @@ RUN := source ./env.sh;
 # A file of tests a worker, the long files first; one thread each, because two OpenMP teams on one core wait for each other.
 PYTEST := VECLIP_THREADS=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup sample demo ui test test-all lint lock bench clean
+.PHONY: help setup sample demo experiment ui test test-all lint lock bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ demo: sample ## the whole chain on the sample, through Dagster; prints the compa
 	@$(RUN) veclip captions show --count 3
 	@$(RUN) veclip results
 	@echo "Dagster and MLflow: make ui"
+
+experiment: demo ## every arm and seed of the comparison, side by side, and the report over all of them
+	$(RUN) dagster job execute -m veclip_dagster.definitions -j experiment_sample
+	@$(RUN) veclip results --experiment
 
 ui: setup ## serve Dagster (127.0.0.1:3000) and MLflow (127.0.0.1:5000) on the results
 	$(RUN) exec python -m veclip_dagster.ui

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from veclip_core.mendable import Mendable
 from veclip_core.scales import SCALES, scale_named
 from veclip_core.settings import Settings
+from veclip_core.training.arms import ARMS, CONTROL_ASSETS, EXPERIMENT, FIRST_LOOK
 
 app = typer.Typer(
     help="VeCLIP as a pipeline: URL lists to captions, mixed training and an evaluation report. "
@@ -32,8 +34,9 @@ STAGES_OF_ASSET = {
     "vecap": ("describe", "fuse", "select"),
     "manifest": ("mix",),
 }
-TRAININGS = ("clip", "veclip")
-ASSETS = (*STAGES_OF_ASSET, *TRAININGS, "eval_report")
+EXPERIMENT_ASSETS = (*CONTROL_ASSETS, "arms", "experiment_report")
+ASSETS = (*STAGES_OF_ASSET, *ARMS, "eval_report", *EXPERIMENT_ASSETS)
+"""Every arm can be trained alone, `arms` are all of the experiment."""
 
 ScaleOption = Annotated[str, typer.Option("--scale", "-s", help=f"One of {', '.join(SCALES)}.")]
 
@@ -68,7 +71,7 @@ def run(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows of the URL list (raw_urls).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the training (clip, veclip) or of the report.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of a single arm's training, or of eval_report.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer training steps, for a trial.")] = None,
 ) -> None:
     """Make one asset of a scale, or what is missing of it. Running it again does nothing that is done."""
@@ -88,18 +91,41 @@ def run(
         report, uri = chain.manifest(parts)
         _tell(report.metrics())
         typer.echo(uri)
-    elif asset in TRAININGS:
+    elif asset == "vecap_control":
+        for report in chain.vecap_control():
+            _tell(report.metrics())
+    elif asset == "manifest_control":
+        report, uri = chain.manifest_control()
+        _tell(report.metrics())
+        typer.echo(uri)
+    elif asset in ARMS:
         from veclip_core.pipeline.training import train_arm
 
-        made, _ = train_arm(chain, asset, seed, overrides={} if steps is None else {"steps": steps})  # type: ignore[arg-type]
+        made, _ = train_arm(chain, asset, seed, overrides=_overrides(steps))
         _tell({"steps": made.steps, "samples_per_s": made.samples_per_s, "final_loss": made.final_loss})
         typer.echo(made.checkpoint)
+    elif asset == "arms":
+        from veclip_core.pipeline.side_by_side import train_side_by_side
+
+        trainings = [(arm, seed) for seed in EXPERIMENT.seeds for arm in EXPERIMENT.arms]
+        for one in train_side_by_side(chain, trainings, overrides=_overrides(steps)):
+            typer.echo(f"{one.arm} seed {one.seed}: {one.checkpoint}")
     else:
         from veclip_core.pipeline.evaluation import make_report
 
-        report_made = make_report(chain, [seed])
+        whole = asset == "experiment_report"
+        compared = EXPERIMENT if whole else replace(FIRST_LOOK, seeds=(seed,))
+        report_made = make_report(chain, compared, _report_name(chain.scale.name, whole))
         typer.echo(comparison(report_made.results))
         typer.echo(report_made.report_uri)
+
+
+def _overrides(steps: int | None) -> dict[str, int]:
+    return {} if steps is None else {"steps": steps}
+
+
+def _report_name(scale: str, experiment: bool) -> str:
+    return f"{scale}-experiment" if experiment else scale
 
 
 @app.command()
@@ -194,38 +220,45 @@ def caption(
 
 
 @app.command()
-def results(scale: ScaleOption = "sample") -> None:
+def results(
+    scale: ScaleOption = "sample",
+    experiment: Annotated[bool, typer.Option(help="Of all arms and seeds: what `make experiment` makes.")] = False,
+) -> None:
     """The comparison table of the latest report, and where the report is."""
     from veclip_core import storage
     from veclip_core.shards import NotMadeYet
 
     settings, chosen = Settings.from_environment(), _scale(scale)
+    name = _report_name(chosen.name, experiment)
     try:
-        found = storage.read_json(storage.join(settings.root, "reports", f"{chosen.name}.json"))
+        found = storage.read_json(storage.join(settings.root, "reports", f"{name}.json"))
     except FileNotFoundError:
-        raise NotMadeYet(f"there is no report of scale {chosen.name} yet: run `veclip run eval_report`") from None
+        asset = "experiment_report" if experiment else "eval_report"
+        raise NotMadeYet(f"there is no such report of scale {chosen.name} yet: run `veclip run {asset}`") from None
     typer.echo(comparison(found))
-    typer.echo(f"\nReport: {storage.join(settings.root, 'reports', f'{chosen.name}.html')}")
+    typer.echo(f"\nReport: {storage.join(settings.root, 'reports', f'{name}.html')}")
 
 
 def comparison(found: Mapping[str, Any]) -> str:
-    """The headline of `results.json` as a text table."""
+    """`results.json` over all queries as text: the models of the headline side by side, then each pair's difference."""
     rows = {(row["model"], row["metric"]): row for row in found["summary"] if row["split"] == "all"}
-    metrics = [metric for model, metric in rows if model == found["models"][0]]
-    differences = {(row["model"], row["metric"]): row for row in found["differences"] if row["split"] == "all"}
-    lines = [f"{'percent':<28}" + "".join(f"{model:>24}" for model in found["models"]) + f"{'chance':>9}  difference"]
+    differences = {
+        (row["model"], row["baseline"], row["metric"]): row for row in found["differences"] if row["split"] == "all"
+    }
+    contrasts = [(model, baseline) for model, baseline in found["headline"]["contrasts"]]
+    models = [model for model in found["models"] if any(model in pair for pair in contrasts)] or found["models"]
+    metrics = [metric for model, metric in rows if model == models[0]]
+    lines = [f"{'percent':<28}" + "".join(f"{model:>24}" for model in models) + f"{'chance':>9}"]
     for metric in metrics:
-        cells = [rows[model, metric] for model in found["models"]]
-        line = f"{metric:<28}" + "".join(
-            f"{c['value']:>8.2f} [{c['low']:.2f}, {c['high']:.2f}]".rjust(24) for c in cells
-        )
-        line += f"{cells[0]['chance']:>9.2f}"
-        for model in found["models"]:
-            difference = differences.get((model, metric))
-            if difference:
-                word = f"favours {difference['favours']}" if difference["resolved"] else "not resolved"
-                line += f"  {difference['value']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}] {word}"
-        lines.append(line)
+        cells = [rows[model, metric] for model in models]
+        values = "".join(f"{c['value']:>8.2f} [{c['low']:.2f}, {c['high']:.2f}]".rjust(24) for c in cells)
+        lines.append(f"{metric:<28}{values}{cells[0]['chance']:>9.2f}")
+    for model, baseline in contrasts:
+        lines.append(f"\n{model} minus {baseline}, {len(found['seeds'])} seed(s)")
+        for metric in metrics:
+            row = differences[model, baseline, metric]
+            word = f"favours {row['favours']}" if row["resolved"] else "not resolved"
+            lines.append(f"{metric:<28}{row['value']:>+8.2f} [{row['low']:+.2f}, {row['high']:+.2f}]  {word}")
     return "\n".join(lines)
 
 

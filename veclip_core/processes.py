@@ -1,11 +1,24 @@
-"""Whether a process of this machine is alive: what leases and scratch folders of killed runs are known by."""
+"""Processes: whether one of this machine is alive, and workers that are spawned and end with their parent.
 
+Workers are spawned, not forked, because torch and img2dataset's threads do not survive a fork; and they end when their parent
+does, so a `kill -9` leaves nobody behind who still writes.
+"""
+
+import logging
+import multiprocessing
 import os
 import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _BOOT, _PROCESS_NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+NOISY_LOGGERS = ("botocore", "urllib3", "fsspec", "s3fs", "aiobotocore", "httpx")
 
 
 @cache
@@ -31,3 +44,68 @@ def process_started(pid: int) -> float | None:
         return float(process.create_time())
     except psutil.NoSuchProcess:
         return None
+
+
+def worker_pool(
+    workers: int, environment: Mapping[str, str], start: Callable[..., None], *arguments: Any
+) -> ProcessPoolExecutor:
+    """A pool of spawned processes that end with this one; `start(*arguments)` is called first in each.
+
+    Args:
+        environment: variables set in each before anything is imported there, such as OMP_NUM_THREADS.
+    """
+    return ProcessPoolExecutor(
+        max_workers=workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(dict(environment), start, *arguments),
+    )
+
+
+def stop_workers(pool: ProcessPoolExecutor, within_s: float = 5, terminate: bool = False) -> None:
+    """End a pool's processes. One that is in the middle of its work (the run was stopped) is killed: work is resumable.
+
+    Args:
+        terminate: send SIGTERM first, for work that saves itself on it.
+    """
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        if terminate:
+            process.terminate()
+    for process in processes:
+        process.join(timeout=within_s)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def command_script_hidden() -> Iterator[None]:
+    """Keep a spawned process from importing the script of an installed command: `dagster`'s would cost each worker 3 seconds."""
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    if script is None or Path(script).parent != Path(sys.executable).parent:
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = script
+
+
+def _start_worker(environment: Mapping[str, str], start: Callable[..., None], *arguments: Any) -> None:
+    os.environ.update(environment)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for noisy in NOISY_LOGGERS:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    start(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -42,6 +42,8 @@ class Settings(BaseModel):
     """Connections of each download worker."""
     caption_workers: int = Field(default=1, ge=1)
     """Engines at the same time: one a GPU; on a machine without one, one engine uses all cores."""
+    train_workers: int = Field(default=min(CPU_COUNT, 4), ge=1)
+    """Trainings of an experiment at the same time; they share `threads`."""
     threads: int = Field(default=CPU_COUNT, ge=1)
     """Threads of a worker that computes on the CPU."""
     mlflow: str = ""

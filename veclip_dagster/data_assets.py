@@ -74,7 +74,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"raw_urls_{s}")
             report = chain.raw_urls(config.rows)
-        return _result(report, metadata.of_stage(report), checks.of_stage(report))
+        return result_of_stage(report, metadata.of_stage(report), checks.of_stage(report))
 
     @dg.asset(
         name=f"shards_{s}",
@@ -91,7 +91,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"shards_{s}", grid_of_parts="download")
             report = chain.shards(config.parts)
-        return _result(report, metadata.of_stage(report), checks.of_stage(report, success_rate=True))
+        return result_of_stage(report, metadata.of_stage(report), checks.of_stage(report, success_rate=True))
 
     @dg.asset(
         name=f"vecap_{s}",
@@ -123,7 +123,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
             **mlflow_links(chain.settings, {f"vecap_{s}": run_id} if run_id else {}),
         }
         numbers = {**extra, **metadata.of_stage(describe), **metadata.of_stage(fuse), **metadata.of_stage(select)}
-        return _result(select, numbers, checks.of_stage(describe, fuse, select, llm_share=fused))
+        return result_of_stage(select, numbers, checks.of_stage(describe, fuse, select, llm_share=fused))
 
     @dg.asset(
         name=f"manifest_{s}",
@@ -142,7 +142,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
             chain = chain_of(context, veclip, scale, f"manifest_{s}", grid_of_parts="mix")
             report, uri = chain.manifest(config.parts)
         numbers = {**metadata.of_stage(report), "manifest": dg.MetadataValue.text(uri)}
-        return _result(report, numbers, checks.of_stage(report, unique=True))
+        return result_of_stage(report, numbers, checks.of_stage(report, unique=True))
 
     grids = [
         dg.AssetSpec(
@@ -192,7 +192,7 @@ def _stand_in(chain: Chain) -> str:
     return "the describer is a stand-in, not a vision-language model" if describer == "concepts" else "none"
 
 
-def _result(
+def result_of_stage(
     report: StageReport, numbers: Mapping[str, dg.MetadataValue], results: list[dg.AssetCheckResult]
 ) -> dg.MaterializeResult:
     return dg.MaterializeResult(

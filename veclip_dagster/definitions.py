@@ -2,13 +2,21 @@
 
 import dagster as dg
 
+from veclip_core.pipeline.versions import code_versions
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
+from veclip_dagster.experiment_assets import experiment_assets
 from veclip_dagster.resources import VeclipResource
 from veclip_dagster.scale_assets import scale_assets
 
+settings = Settings.from_environment()
+sample = SCALES["sample"]
+
 defs = dg.Definitions(
-    assets=[asset for scale in SCALES.values() for asset in scale_assets(scale, Settings.from_environment())],
+    assets=[
+        *(asset for scale in SCALES.values() for asset in scale_assets(scale, settings)),
+        *experiment_assets(sample, code_versions(sample, settings)),
+    ],
     jobs=[
         dg.define_asset_job(
             f"chain_{scale}",
@@ -16,6 +24,13 @@ defs = dg.Definitions(
             description=f"The whole chain of scale {scale}, from URLs to report; finished work is not done again.",
         )
         for scale in SCALES
+    ]
+    + [
+        dg.define_asset_job(
+            "experiment_sample",
+            selection=dg.AssetSelection.groups("experiment_sample").materializable(),
+            description="Every arm and seed of the sample's comparison, and its report; finished work is not done again.",
+        )
     ],
     resources={"veclip": VeclipResource()},
     # One process a run: stages start workers of their own, and a process a step would cost seconds each.

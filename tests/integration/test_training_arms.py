@@ -1,37 +1,98 @@
-"""The two trainings of a scale, from a manifest in the store."""
+"""The trainings of a scale, from manifests in the store."""
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
 from tests.unit.training_world import TINY, write_world
 from veclip_core import storage
+from veclip_core.mixing.choose import CONTROL
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.evaluation import require_comparable
+from veclip_core.pipeline.side_by_side import Training, TrainingsFailed, train_side_by_side
 from veclip_core.pipeline.training import train_arm, trained
 from veclip_core.samples import ShardKey
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, promote
+from veclip_core.training.arms import EXPERIMENT
 
 OVERRIDES = {name: value for name, value in TINY.model_dump().items() if name not in ("weights", "seed")}
+SAMPLE = SCALES["sample"]
 
 
-def test_a_shard_that_was_set_aside_does_not_stop_training(tmp_path: Path) -> None:
-    root, scale = str(tmp_path), SCALES["sample"]
-    uri, paths = write_world(tmp_path / scale.source.name)
-    current = Current("mix", scale.name, "abc", "digest", 3, 1, 3, False, {"mix": "abc"}, rows_ok=96)
-    shards = current.shard_set(root, scale.source.name)
-    for part, path in enumerate(paths):
-        key = ShardKey(part, 0)
-        target = Path(shards.file(key, "parquet"))
-        target.parent.mkdir(parents=True)
-        shutil.copyfile(Path(uri) / path, target)
-        storage.write_json(shards.file(key, "success.json"), {"identity": "x"})
-    promote(root, scale.source.name, current, shards_made=3)
-    chain = Chain(Settings(root=root, mlflow="off", threads=1), scale)
-    reports = {arm: train_arm(chain, arm, overrides=OVERRIDES)[0] for arm in ("clip", "veclip")}  # type: ignore[arg-type]
-    assert len(paths) == 2, "of the three shards of the grid, one was set aside"
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    """Two manifests over the same pictures, the scale's and the control's; of three shards one was set aside."""
+    uri, paths = write_world(tmp_path / SAMPLE.source.name)
+    for label, identity in (("sample", "abc"), ("sample-control", "def")):
+        current = Current("mix", label, identity, f"digest of {label}", 3, 1, 3, False, {"mix": identity}, rows_ok=96)
+        shards = current.shard_set(str(tmp_path), SAMPLE.source.name)
+        for part, path in enumerate(paths):
+            key = ShardKey(part, 0)
+            target = Path(shards.file(key, "parquet"))
+            target.parent.mkdir(parents=True)
+            shutil.copyfile(Path(uri) / path, target)
+            if label == "sample-control":
+                rows = pq.read_table(target)
+                texts = [f"a blue cat, {alt}" for alt in rows["alt"].to_pylist()]
+                pq.write_table(rows.append_column(CONTROL, pa.array(texts)), target)
+            storage.write_json(shards.file(key, "success.json"), {"identity": "x"})
+        promote(str(tmp_path), SAMPLE.source.name, current, shards_made=3)
+    return Chain(Settings(root=str(tmp_path), mlflow="off", threads=2, train_workers=2), SAMPLE)
+
+
+def test_the_two_arms_of_every_scale_differ_in_what_they_read(chain: Chain) -> None:
+    reports = {arm: train_arm(chain, arm, overrides=OVERRIDES)[0] for arm in ("clip", "veclip")}
     assert reports["clip"].samples == reports["veclip"].samples == TINY.steps * TINY.batch_size
     assert set(reports["clip"].choices) == {"alt"}, "the baseline reads AltText alone"
     assert set(reports["veclip"].choices) == {"alt", "vecap"}
     assert trained(chain, "veclip").partial, "a trial with other recipe fields is marked"
     assert trained(chain, "veclip").manifest_digest == trained(chain, "clip").manifest_digest
+
+
+def test_all_arms_side_by_side(chain: Chain) -> None:
+    steps: dict[Training, list[int]] = {}
+    done: list[tuple[str, int]] = []
+    trainings = [(arm, seed) for seed in (0, 1) for arm in EXPERIMENT.arms]
+    made = train_side_by_side(
+        chain,
+        trainings,
+        overrides=OVERRIDES,
+        on_progress=lambda training, step, numbers: steps.setdefault(training, []).append(step),
+        on_trained=lambda one: done.append((one.arm, one.seed)),
+    )
+    assert [(one.arm, one.seed) for one in made] == trainings
+    assert sorted(done) == sorted(trainings)
+    assert all(found[-1] == TINY.steps for found in steps.values())
+    assert steps.keys() == set(trainings)
+    read = {one.arm: set(one.report["choices"]) for one in made}
+    assert read == {
+        "clip": {"alt"}, "veclip": {"alt", "vecap"}, "control": {"alt", CONTROL},
+        "vecap_only": {"vecap"}, "template_only": {"template"}, "vec_only": {"vec"},
+    }  # fmt: skip
+    require_comparable(made)
+    shares = {
+        one.arm: one.report["choices"]["alt"] for one in made if one.arm in ("veclip", "control") and one.seed == 0
+    }
+    assert shares["veclip"] == shares["control"], "the control tosses the coins of the arm it controls"
+    assert len({one.report["final_loss"] for one in made}) == len(made), "no two are the same training"
+
+    def nothing(training: Training, step: int, numbers: Any) -> None:
+        raise AssertionError(f"{training} was trained again")
+
+    again = train_side_by_side(chain, trainings, overrides=OVERRIDES, on_progress=nothing)
+    assert [one.checkpoint for one in again] == [one.checkpoint for one in made]
+
+
+def test_what_fails_is_named_and_the_rest_is_kept(chain: Chain) -> None:
+    storage.delete(storage.join(chain.root, chain.source, "mix", "current", "sample-control.json"))
+    with pytest.raises(
+        TrainingsFailed, match=r"1 of 2 trainings failed \(control seed 0: manifest_control_sample is not"
+    ):
+        train_side_by_side(chain, [("control", 0), ("clip", 0)], overrides=OVERRIDES)
+    assert trained(chain, "clip").report["steps"] == TINY.steps

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from veclip_core.mixing.choose import caption_of, choose, draw
+from veclip_core.training.arms import ARMS
+from veclip_core.training.recipe import Recipe
 
 IDS = [f"{number:032x}" for number in range(20_000)]
 ROW = {
@@ -68,12 +70,25 @@ def test_only_weighted_sources_are_drawn() -> None:
         ({"vecap": None}, {"vecap": 1.0}, ("rustic bathroom", "alt", True)),
         ({"alt": "Bathroom"}, {"alt": 1.0}, ("Bathroom", "alt", False)),
         ({"alt": " "}, {"alt": 1.0}, ("", "none", True)),
+        ({}, {"template": 1.0}, ("rustic bathroom, a bathroom with a window", "template", False)),
+        ({"vec": None}, {"template": 1.0}, ("rustic bathroom", "template", False)),
+        ({"alt": "Bath", "vec": ""}, {"template": 1.0}, ("Bath", "alt", True)),
+        ({"alt": ""}, {"template": 1.0}, ("a bathroom with a window", "template", False)),
+        ({"control": "a rustic cat"}, {"control": 1.0}, ("a rustic cat", "control", False)),
+        ({}, {"control": 1.0}, ("rustic bathroom", "alt", True)),
         ({"alt": ""}, {"alt": 1.0, "vecap": 1e-12}, ("a rustic bathroom, lit", "vecap", True)),
         ({"alt": "", "vecap": "x"}, {"vecap": 1.0, "vec": 1e-12}, ("a bathroom with a window", "vec", True)),
     ],
 )
 def test_fallbacks(texts: dict[str, str | None], weights: dict[str, float], expected: tuple[str, str, bool]) -> None:
     assert caption_of({**ROW, **texts}, 0, 0, weights) == expected
+
+
+def test_mixed_and_its_control_toss_the_same_coins() -> None:
+    """They differ in the generated text and in nothing else, also not in when it is drawn."""
+    mixed, control = (Recipe(weights=dict(ARMS[name].weights)).weights for name in ("veclip", "control"))
+    drawn = [(choose(1, 4, sample_id, mixed), choose(1, 4, sample_id, control)) for sample_id in IDS[:1000]]
+    assert set(drawn) == {("alt", "alt"), ("vecap", "control")}
 
 
 def test_the_arm_of_alt_text_never_sees_a_generated_text() -> None:

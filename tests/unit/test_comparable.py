@@ -7,7 +7,7 @@ import pytest
 
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import require_comparable, require_current
-from veclip_core.pipeline.training import Arm, Trained
+from veclip_core.pipeline.training import Trained
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, promote
@@ -15,7 +15,12 @@ from veclip_core.shards import Current, NotMadeYet, promote
 SAME = {"manifest_digest": "m", "steps": 300, "batch_size": 256, "parameters": 10, "precision": "bf16"}
 
 
-def training(arm: Arm, **other: Any) -> Trained:
+def make_current(chain: Chain, label: str, digest: str, inputs: dict[str, str]) -> None:
+    current = Current("mix", label, "i", digest, 1, 1, 1, False, inputs, rows_ok=9)
+    promote(chain.root, chain.source, current, shards_made=1)
+
+
+def training(arm: str, **other: Any) -> Trained:
     return Trained("sample", arm, 0, "identity", "checkpoint", None, "m", False, {**SAME, **other})
 
 
@@ -23,7 +28,7 @@ def test_equal_settings_are_comparable() -> None:
     require_comparable([training("clip"), training("veclip")])
 
 
-@pytest.mark.parametrize(("what", "value"), [("steps", 50), ("manifest_digest", "older"), ("batch_size", 64)])
+@pytest.mark.parametrize(("what", "value"), [("steps", 50), ("precision", "fp32"), ("batch_size", 64)])
 def test_other_settings_are_refused_and_the_command_that_mends_it_is_named(what: str, value: Any) -> None:
     with pytest.raises(NotMadeYet, match=rf"{what} is .*--select clip_sample,veclip_sample"):
         require_comparable([training("clip", **{what: value}), training("veclip")])
@@ -32,10 +37,26 @@ def test_other_settings_are_refused_and_the_command_that_mends_it_is_named(what:
 def test_a_report_is_of_the_manifest_that_was_trained_on(tmp_path: Path) -> None:
     """Else its data card and examples would be of another one, made since."""
     chain = Chain(Settings(root=str(tmp_path)), SCALES["sample"])
-    promote(chain.root, chain.source, Current("mix", "sample", "i", "m", 1, 1, 1, False, {}, rows_ok=9), shards_made=1)
+    make_current(chain, "sample", "m", {"fuse": "f", "mix": "i"})
     require_current(chain, [training("clip")])
-    promote(
-        chain.root, chain.source, Current("mix", "sample", "i", "newer", 1, 1, 1, False, {}, rows_ok=9), shards_made=1
-    )
+    make_current(chain, "sample", "newer", {"fuse": "f", "mix": "i"})
     with pytest.raises(NotMadeYet, match=r"trained on another manifest.*--select clip_sample"):
         require_current(chain, [training("clip")])
+
+
+def test_the_control_is_of_the_same_captions(tmp_path: Path) -> None:
+    """Its manifest is a file of its own: that of an older prompt must not stand beside the new arms."""
+    chain = Chain(Settings(root=str(tmp_path)), SCALES["sample"])
+    make_current(chain, "sample", "m", {"fuse": "f", "mix": "i"})
+    with pytest.raises(NotMadeYet, match="manifest_control_sample"):
+        require_current(chain, [training("clip"), training("control")])
+    make_current(chain, "sample-control", "m", {"fuse": "f", "control": "c", "mix": "j"})
+    require_current(chain, [training("clip"), training("control")])
+    make_current(chain, "sample-control", "m", {"fuse": "older", "control": "c", "mix": "j"})
+    with pytest.raises(NotMadeYet, match=r"--select vecap_control_sample,manifest_control_sample"):
+        require_current(chain, [training("clip"), training("control")])
+
+
+def test_what_trains_an_arm_is_named() -> None:
+    with pytest.raises(NotMadeYet, match=r"--select arms_sample,clip_sample"):
+        require_comparable([training("vec_only", steps=50), training("clip")])

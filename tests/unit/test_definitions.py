@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from veclip_core.scales import SCALES
+from veclip_core.training.arms import EXPERIMENT
 from veclip_dagster.definitions import defs
 
 EDGES = {
@@ -43,10 +44,29 @@ def test_each_scale_has_the_whole_chain(graph: Any, scale: str) -> None:
         assert len(grid.partitions_def.get_partition_keys()) == SCALES[scale].parts
 
 
+def test_the_sample_has_an_experiment(graph: Any) -> None:
+    edges = {
+        "vecap_control_sample": {"vecap_sample"},
+        "manifest_control_sample": {"manifest_sample", "vecap_control_sample"},
+        "arms_sample": {"manifest_sample", "manifest_control_sample"},
+        "experiment_report_sample": {"arms_sample"},
+    }
+    for asset, upstream in edges.items():
+        node = graph.get(dg.AssetKey(asset))
+        assert {key.to_user_string() for key in node.parent_keys} == upstream
+        assert node.group_name == "experiment_sample"
+        assert node.is_executable
+        assert node.code_version
+    grid = graph.get(dg.AssetKey("arms_sample_trainings"))
+    assert not grid.is_executable
+    assert len(grid.partitions_def.get_partition_keys()) == len(EXPERIMENT.arms) * len(EXPERIMENT.seeds)
+
+
 def test_every_data_asset_is_checked(graph: Any) -> None:
     checked = {key.asset_key.to_user_string() for key in graph.asset_check_keys}
     assert {f"{asset}_{scale}" for asset in ("raw_urls", "shards", "vecap", "manifest") for scale in SCALES} <= checked
 
 
 def test_each_scale_has_a_job() -> None:
-    assert {f"chain_{scale}" for scale in SCALES} <= {job.name for job in defs.resolve_all_job_defs()}
+    jobs = {job.name for job in defs.resolve_all_job_defs()}
+    assert {*(f"chain_{scale}" for scale in SCALES), "experiment_sample"} <= jobs

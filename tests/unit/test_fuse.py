@@ -4,15 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from tests.unit.shard_tables import made, put, task
 from veclip_core.captioning.engines.base import Generation, Request, Sampling
 from veclip_core.captioning.fuse import FuseConfig, fuse_rows, fuse_shard
 from veclip_core.captioning.quality import QualityThresholds
 from veclip_core.captioning.select import SelectConfig, choose_caption, select_shard
-from veclip_core.samples import DESCRIBE_SCHEMA, DOWNLOAD_SCHEMA, FUSE_SCHEMA, LIST_URLS_SCHEMA, SELECT_SCHEMA, ShardKey
-from veclip_core.stage import ShardSet, ShardTask
+from veclip_core.samples import DESCRIBE_SCHEMA, DOWNLOAD_SCHEMA, FUSE_SCHEMA, LIST_URLS_SCHEMA, SELECT_SCHEMA
 
 VEC = "a drawing of a ring buoy or a boat, transport-water, red and white"
 GOOD = "A drawing of {alt} with a ring buoy in red and white."
@@ -74,7 +71,6 @@ def test_choice_falls_back_in_the_stated_order():
 
 
 def test_shards_of_both_stages_add_up(tmp_path: Path):
-    key = ShardKey(0, 0)
     samples = [
         # url, AltText, status, picture, VeC
         ("u1", "Tea", "ok", "ok", VEC),
@@ -91,11 +87,11 @@ def test_shards_of_both_stages_add_up(tmp_path: Path):
     ]
     pictures = {url: picture for url, _, _, picture, _ in samples if picture}
     inputs = {
-        "list_urls": _put(tmp_path, "list_urls", LIST_URLS_SCHEMA, listed, key),
-        "download": _put(
-            tmp_path, "download", DOWNLOAD_SCHEMA, [{"url_id": u, "status": s} for u, s in pictures.items()], key
+        "list_urls": put(tmp_path, "list_urls", LIST_URLS_SCHEMA, listed),
+        "download": put(
+            tmp_path, "download", DOWNLOAD_SCHEMA, [{"url_id": u, "status": s} for u, s in pictures.items()]
         ),
-        "describe": _put(
+        "describe": put(
             tmp_path,
             "describe",
             DESCRIBE_SCHEMA,
@@ -103,20 +99,19 @@ def test_shards_of_both_stages_add_up(tmp_path: Path):
                 {"url_id": url, "vec": vec, "status": "ok", "model": "v", "prompt_id": "p"}
                 for url, vec in {url: vec for url, *_, vec in samples if vec is not None}.items()
             ],
-            key,
         ),
     }
-    counts = fuse_shard(_task(tmp_path / "a", key, inputs), ScriptedEngine("Lost"), FuseConfig())
+    counts = fuse_shard(task(tmp_path / "a", inputs), ScriptedEngine("Lost"), FuseConfig())
     assert (counts.rows_in, counts.rows_ok, counts.fallbacks) == (5, 2, 1)
     assert counts.errors == {"no_alt_text": 2, "no_vec": 1}
     assert counts.extra["candidates"] == 3
-    fused = pq.read_table(tmp_path / "a" / "00000.parquet")
+    fused = made(tmp_path / "a")
     assert fused.schema == FUSE_SCHEMA
 
-    inputs["fuse"] = _put(tmp_path, "fuse", FUSE_SCHEMA, fused.to_pylist(), key)
-    counts = select_shard(_task(tmp_path / "b", key, inputs), SelectConfig())
+    inputs["fuse"] = put(tmp_path, "fuse", FUSE_SCHEMA, fused.to_pylist())
+    counts = select_shard(task(tmp_path / "b", inputs), SelectConfig())
     assert (counts.rows_in, counts.rows_ok, counts.fallbacks, counts.errors) == (5, 4, 3, {"no_text": 1})
-    table = pq.read_table(tmp_path / "b" / "00000.parquet")
+    table = made(tmp_path / "b")
     assert table.schema == SELECT_SCHEMA
     rows = {row["sample_id"]: row for row in table.to_pylist()}
     assert {name: row["status"] for name, row in rows.items()} == {
@@ -126,16 +121,3 @@ def test_shards_of_both_stages_add_up(tmp_path: Path):
     assert json.loads(rows["s0"]["scores"])["alt"] == 1.0
     assert (rows["s1"]["reason"], rows["s1"]["prompt_id"], rows["s1"]["vec_model"]) == ("unfaithful", None, "v")
     assert (rows["s6"]["error"], rows["s6"]["reason"]) == ("no_text", None)
-
-
-def _put(root: Path, stage: str, schema: pa.Schema, rows: list[dict], key: ShardKey) -> ShardSet:
-    shards = ShardSet(str(root), "test", stage, "0" * 16)
-    path = Path(shards.file(key, "parquet"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-    return shards
-
-
-def _task(scratch: Path, key: ShardKey, inputs: dict[str, ShardSet]) -> ShardTask:
-    scratch.mkdir()
-    return ShardTask(key, dict(inputs), scratch)

@@ -16,6 +16,7 @@ from tests.unit.evaluation_world import PlantedModel, openmoji
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig, compare, evaluate
 from veclip_core.evaluation.report import (
     CaptionExample,
+    Captions,
     DataCard,
     HowTo,
     LossCurve,
@@ -70,12 +71,16 @@ def rest(found: list[Evaluation]) -> dict[str, Any]:
     Image.new("RGB", (300, 200), "teal").save(picture, "JPEG")
     return {
         "curves": [LossCurve(m, 0, list(range(50)), np.linspace(5, 4, 50).tolist()) for m in ("clip", "veclip")],
-        "caption_examples": [
-            CaptionExample(
-                picture.getvalue(), HOSTILE, "a drawing of a key", HOSTILE, "concatenated", HOSTILE, HOSTILE
-            ),
-            CaptionExample(picture.getvalue(), "x" * 100_000, "", "a fox", "fused"),
-        ],
+        "captions": Captions(
+            [
+                CaptionExample(picture.getvalue(), HOSTILE, HOSTILE, HOSTILE, "concatenated", HOSTILE),
+                CaptionExample(picture.getvalue(), "x" * 100_000, "", "a fox", "fused"),
+            ],
+            {HOSTILE: [CaptionExample(picture.getvalue(), HOSTILE, "", HOSTILE, "concatenated", HOSTILE, HOSTILE)]},
+            asked=12,
+            accepted={HOSTILE: 5},
+            refused={HOSTILE: 7},
+        ),
         "data_card": DataCard(
             [Source("OpenClipArt", "training", "public domain", 3604)],
             [StageRows("download", 10, 8, {HOSTILE: 2})],
@@ -112,9 +117,8 @@ def test_hostile_captions_stay_text(tmp_path: Path, found: list[Evaluation], res
     page = Page(text)
     assert "script" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert (
-        page.text.count("<script>alert(1)</script>") == 5
-    )  # AltText, VeCap, refused text, reasons of a caption and of a stage
+    # A row's three texts and its reason; a card's AltText, VeCap, refused text and reason; a prompt, a reason; a stage's reason.
+    assert page.text.count("<script>alert(1)</script>") == 11
     assert "{{7*7}}" in page.text
     assert "\u202e" not in text
     assert "\x00" not in text
@@ -147,11 +151,73 @@ def test_the_answer_claims_what_the_intervals_resolve(
             row["resolved"] = row["low"] > 0 or row["high"] < 0
             good = (row["value"] > 0) == (row["better"] == "higher")
             row["favours"] = ("veclip" if good else "clip") if row["resolved"] else None
-    short, sentences = answer(changed, LABELS, "veclip", "openmoji")
+    short, sentences = answer(changed, LABELS, "openmoji")
     assert expected in short
     assert len(sentences) == 3
     for sentence, (_, low, high) in zip(sentences, (recall, rank), strict=False):
         assert ("not resolved" in sentence) == (low <= 0 <= high)
+
+
+@pytest.fixture(scope="module")
+def with_control(found: list[Evaluation]) -> dict[str, Any]:
+    evaluation_set = found[0].evaluation_set
+    control = [
+        evaluate(PlantedModel(evaluation_set, 0.2, 10 + seed), "control", evaluation_set, seed=seed, checkpoint=f"control{seed}",
+                 config=EvaluationConfig(draws=300))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    pairs = (("veclip", "clip"), ("control", "clip"), ("veclip", "control"))
+    compared = compare([*found, *control], headline=pairs, headline_splits=("all", "fitted", "unseen"))
+    return dict(json.loads(json.dumps(compared)))
+
+
+@pytest.mark.parametrize(
+    ("control", "expected"),
+    [
+        ((0.1, -0.2, 0.4), "With another picture\u2019s description no gain shows."),
+        ((0.4, 0.2, 0.6), "But the control gains too"),
+        ((-0.4, -0.6, -0.2), "With another picture\u2019s description it gains nothing."),
+    ],
+)
+def test_the_control_is_part_of_the_answer(
+    with_control: dict[str, Any], control: tuple[float, ...], expected: str
+) -> None:
+    changed = copy.deepcopy(with_control)
+    for row in changed["differences"]:
+        if (row["model"], row["baseline"], row["split"]) == ("control", "clip", "all"):
+            row["value"], row["low"], row["high"] = control if row["metric"] == "mean_recall" else (0.0, -1.0, 1.0)
+            row["resolved"] = row["low"] > 0 or row["high"] < 0
+            row["favours"] = ("control" if row["value"] > 0 else "clip") if row["resolved"] else None
+    short, sentences = answer(changed, {**LABELS, "control": "Control"}, "openmoji")
+    assert short.startswith("Yes, at this size.")
+    assert expected in short
+    assert len(sentences) == 3
+    assert "pictures and 2 seeds" in sentences[2]
+
+
+def test_comparisons_are_counted(with_control: dict[str, Any]) -> None:
+    counted, rows = with_control["comparisons"], with_control["differences"]
+    chosen = [row for row in rows if row["metric"] in ("mean_recall", "mean_rank")]
+    assert len({(row["model"], row["baseline"]) for row in rows}) == 3
+    assert (counted["made"], counted["headline"]) == (len(rows), len(chosen))
+    assert len(chosen) == 3 * 2 * 3
+    assert counted["resolved"] == sum(row["low"] > 0 or row["high"] < 0 for row in rows)
+    for pair in (("veclip", "clip"), ("veclip", "control")):
+        row = next(
+            r for r in rows if (r["model"], r["baseline"], r["split"], r["metric"]) == (*pair, "all", "mean_rank")
+        )
+        assert row["resolved"]
+        assert row["favours"] == "veclip"
+
+
+def test_a_page_with_a_control_shows_every_pair(
+    tmp_path: Path, found: list[Evaluation], with_control: dict[str, Any]
+) -> None:
+    page = Page(write_report(with_control, tmp_path, **rest(found)).read_text())
+    for title in ("Mixed − AltText only", "Control − AltText only", "Mixed − Control", "Seed by seed"):
+        assert title in page.text
+    assert f"{with_control['comparisons']['made']} differences were computed" in " ".join(page.text.split())
+    assert page.tags.count("svg") == 6
 
 
 def test_examples_are_picked_by_outcome_and_not_by_eye(found: list[Evaluation]) -> None:
@@ -171,7 +237,7 @@ def test_examples_are_picked_by_outcome_and_not_by_eye(found: list[Evaluation]) 
 
 
 def test_one_model_alone_is_reported_without_a_claim(tmp_path: Path, found: list[Evaluation]) -> None:
-    alone = rest(found) | {"retrieval_examples": None, "curves": [], "caption_examples": []}
+    alone = rest(found) | {"retrieval_examples": None, "curves": [], "captions": Captions([])}
     text = write_report(compare(found[2:]), tmp_path, **alone).read_text()
     assert "No comparison." in text
     assert "beats" not in text

@@ -13,7 +13,7 @@ from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.data import ManifestTable, load_manifest
 from veclip_core.training.export import export_open_clip, load_for_evaluation
 from veclip_core.training.loop import TrainingDiverged, learning_rate_at, train
-from veclip_core.training.model import architecture, build_model
+from veclip_core.training.model import architecture, build_model, encode_texts
 from veclip_core.training.recipe import ALT_TEXT_ONLY, SAMPLE
 from veclip_core.training.report import Runtime, TrainReport
 
@@ -127,6 +127,30 @@ def test_one_step_is_the_reference_step(manifest: ManifestTable, tmp_path: Path)
         torch.nn.functional.cross_entropy(logits_BB, target) + torch.nn.functional.cross_entropy(logits_BB.T, target)
     ) / 2
     assert report.final_loss == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 50])
+def test_texts_encoded_by_length_are_open_clips(count: int) -> None:
+    """Values and gradients: leaving the padding out changes nothing but the time."""
+    model = build_model(architecture(TINY, vocab_size=60), seed=1).double()
+    random = np.random.default_rng(count)
+    tokens_BL = torch.zeros(count, TINY.context_length, dtype=torch.int64)
+    for row, length in zip(tokens_BL, random.integers(0, TINY.context_length - 1, count), strict=True):
+        row[: length + 2] = torch.tensor([58, *random.integers(1, 58, length), 59])
+    direction_BD = torch.from_numpy(random.normal(size=(count, 192)))
+    found = []
+    for encode in (
+        lambda: encode_texts(model, tokens_BL, torch.device("cpu")),
+        lambda: model.encode_text(tokens_BL, True),
+    ):
+        model.zero_grad()
+        texts_BD = encode()
+        (texts_BD * direction_BD).sum().backward()
+        gradients = [p.grad.clone() for name, p in model.named_parameters() if p.grad is not None]
+        found.append([texts_BD.detach(), *gradients])
+    assert len(found[0]) == len(found[1]) > 20
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_reason(manifest: ManifestTable, tmp_path: Path) -> None:

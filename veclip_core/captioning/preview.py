@@ -1,14 +1,18 @@
 """Captions with their pictures, for people to look at: in Dagster, in the report, on the terminal."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from veclip_core.samples import ShardKey
 from veclip_core.shards import ShardSet
 
 THUMBNAIL_PIXELS = 96
+SHARDS_DRAWN_FROM = 20
+"""Of a large scale not all are read."""
 _AS_ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>\"'\\`*_{}[]()#+!|~"}
 """What HTML or markdown would read as more than text."""
 
@@ -53,12 +57,55 @@ def selected(
     status: str | None = None,
 ) -> list[CaptionPreview]:
     """The first samples of a shard, of one status or of any; with `fuse`, refused candidates too."""
-    rows = [
-        row
-        for row in select.read_table(key).to_pylist()
-        if row["status"] != "error" and status in (None, row["status"])
-    ]
-    rows = rows[:count]
+    rows = [row for row in _good_rows(select, key) if status in (None, row["status"])]
+    return _previews(download, fuse, key, rows[:count])
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Samples drawn by a hash of their ids: nobody picked them."""
+
+    any: list[CaptionPreview]
+    by_reason: dict[str, list[CaptionPreview]]
+    """Samples without a fused caption, by why it was refused."""
+
+
+def drawn(
+    select: ShardSet, download: ShardSet, fuse: ShardSet, keys: Sequence[ShardKey], count: int, each_reason: int
+) -> Lot:
+    """`count` random samples and up to `each_reason` of every reason for a fallback, out of at most a few random shards."""
+    some = sorted(keys, key=lambda key: _lot(str(key)))[:SHARDS_DRAWN_FROM]
+    rows = [(key, row) for key in some for row in _good_rows(select, key)]
+    rows.sort(key=lambda pair: _lot(pair[1]["sample_id"]))
+    of_reason: dict[str, list[str]] = {}
+    for _, row in rows:
+        if row["reason"] and len(of_reason.setdefault(row["reason"], [])) < each_reason:
+            of_reason[row["reason"]].append(row["sample_id"])
+    wanted = {row["sample_id"] for _, row in rows[:count]} | {id for ids in of_reason.values() for id in ids}
+    looks = {
+        look.sample_id: look
+        for key in some
+        for look in _previews(
+            download, fuse, key, [row for at, row in rows if at == key and row["sample_id"] in wanted]
+        )
+    }
+    return Lot(
+        [looks[row["sample_id"]] for _, row in rows[:count]],
+        {reason: [looks[id] for id in ids] for reason, ids in sorted(of_reason.items())},
+    )
+
+
+def _good_rows(select: ShardSet, key: ShardKey) -> list[dict[str, Any]]:
+    return [row for row in select.read_table(key).to_pylist() if row["status"] != "error"]
+
+
+def _lot(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+
+
+def _previews(
+    download: ShardSet, fuse: ShardSet | None, key: ShardKey, rows: Sequence[dict[str, Any]]
+) -> list[CaptionPreview]:
     pictures = _thumbnails(download, key, [row["url_id"] for row in rows])
     refused: dict[str, str] = {}
     if fuse is not None:

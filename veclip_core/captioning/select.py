@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from veclip_core.captioning.prompts import fuse_prompts
 from veclip_core.captioning.quality import QualityThresholds, judge, kept_shares
+from veclip_core.captioning.template import template_fusion
 from veclip_core.config import Config
 from veclip_core.samples import SELECT_SCHEMA
 from veclip_core.stage import RowCounts, ShardTask
@@ -59,7 +60,8 @@ def choose_caption(
     rejected = [reason for reason in reasons if reason]
     scores: dict[str, Any] = {"rejected": rejected} if rejected else {}
     if alt_text and vec:
-        return Choice(f"{alt_text}, {vec}", "concatenated", rejected[-1] if rejected else "no_candidate", scores=scores)
+        why = rejected[-1] if rejected else "no_candidate"
+        return Choice(template_fusion(alt_text, vec), "concatenated", why, scores=scores)
     if vec:
         return Choice(vec, "vec", "no_alt_text")
     if alt_text:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from veclip_core.config import digest_of
-from veclip_core.evaluation.metrics import better, chance, queries
+from veclip_core.evaluation.metrics import HEADLINE, better, chance, queries
 from veclip_core.evaluation.paper import reference
 from veclip_core.evaluation.statistics import Drawn, Interval, interval
 
@@ -12,12 +12,27 @@ if TYPE_CHECKING:
     from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
 
 
-def compare(evaluations: "Sequence[Evaluation]", *, baseline: str = "clip") -> dict[str, Any]:
+def compare(
+    evaluations: "Sequence[Evaluation]",
+    *,
+    baseline: str = "clip",
+    headline: Sequence[tuple[str, str]] | None = None,
+    headline_splits: Sequence[str] = ("all",),
+) -> dict[str, Any]:
     """The results of several models, seeds and sets as plain data.
 
     `scores`: a row per model and seed, intervals over queries. `summary`: a row per model over its seeds, intervals over
-    queries and seeds. `differences`: each other model minus the baseline, paired by query and seed, with the direction that is
-    better and whether the interval resolves it. Raises ValueError where evaluations cannot be compared."""
+    queries and seeds. `differences`: each other model minus the baseline, and the pairs of the headline, paired by query and
+    seed, with the direction that is better and whether the interval resolves it. `comparisons`: how many of these there are.
+
+    Args:
+        headline: the pairs (model, baseline) that were to be compared before anything was run; the first other model and the
+            baseline by default.
+        headline_splits: where they were to be compared.
+
+    Raises:
+        ValueError: where evaluations cannot be compared.
+    """
     if not evaluations:
         raise ValueError("nothing to compare: no evaluation was given")
     if len({evaluation.config for evaluation in evaluations}) > 1:
@@ -40,15 +55,31 @@ def compare(evaluations: "Sequence[Evaluation]", *, baseline: str = "clip") -> d
         runs = {model: by_seed for model, by_seed in runs.items() if by_seed}
         for by_seed in runs.values():
             results["summary"] += score_rows(list(by_seed.values()), seeds=sorted(by_seed))
-        for model, by_seed in runs.items():
-            if model != baseline and baseline in runs:
-                results["differences"] += _differences(by_seed, runs[baseline])
+        others = [(model, baseline) for model in runs if model != baseline and baseline in runs]
+        headline = others[:1] if headline is None else headline
+        for model, base in dict.fromkeys([*headline, *others]):
+            results["differences"] += _differences(runs[model], runs[base])
+    splits = [
+        split for split in headline_splits if all(split in of_set["splits"] for of_set in results["sets"].values())
+    ]
+    chosen = [row for row in results["differences"] if _is_headline(row, headline or (), splits)]
     return results | {
+        "headline": {"contrasts": [list(pair) for pair in headline or ()], "metrics": list(HEADLINE), "splits": splits},
+        "comparisons": {
+            "made": len(results["differences"]),
+            "resolved": sum(row["resolved"] for row in results["differences"]),
+            "headline": len(chosen),
+            "headline_resolved": sum(row["resolved"] for row in chosen),
+        },
         "config": config.model_dump(mode="json"),
         "identity": digest_of(sorted(evaluation.identity for evaluation in evaluations))[:32],
         "method": _method(config),
         "paper": reference(),
     }
+
+
+def _is_headline(row: dict[str, Any], pairs: Sequence[tuple[str, str]], splits: Sequence[str]) -> bool:
+    return row["metric"] in HEADLINE and row["split"] in splits and (row["model"], row["baseline"]) in list(pairs)
 
 
 def _by_seed(evaluations: "Sequence[Evaluation]") -> "dict[int, Evaluation]":

@@ -1,26 +1,20 @@
 """Runs shards in worker processes of this machine.
 
 Each worker is a pool of one process of its own: it opens the operation once (loading its engine), and when it dies, killed for
-memory or by a crash in a decoder, only its own shard is lost for that attempt and a fresh process takes over. Workers are
-spawned, not forked, because torch and img2dataset's threads do not survive a fork; and they end when their parent does, so a
-`kill -9` leaves nobody behind who still writes.
+memory or by a crash in a decoder, only its own shard is lost for that attempt and a fresh process takes over.
 """
 
 import logging
-import multiprocessing
-import os
-import sys
-import threading
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from veclip_core.processes import command_script_hidden, stop_workers, worker_pool
 from veclip_core.samples import ShardKey
 from veclip_core.stage import ShardDone, ShardJob, Work
 from veclip_core.storage import StorageError
@@ -82,13 +76,11 @@ class _Slot:
         self.is_open = False
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        arguments = (self._job, dict(self._environment))
-        return ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_start, initargs=arguments)
+        return worker_pool(1, self._environment, _start, self._job)
 
     def open(self) -> "Future[Any]":
         self._openings += 1
-        with _command_script_hidden():  # the pool starts its process now
+        with command_script_hidden():  # the pool starts its process now
             return self._pool.submit(_open)
 
     def failure_of_opening(self, future: "Future[Any]") -> ShardDone | None:
@@ -129,29 +121,7 @@ class _Slot:
         self._pool, self.is_open = self._new_pool(), False
 
     def stop(self) -> None:
-        """End the process. One that is in the middle of a shard (the run was stopped) is killed: shards are resumable."""
-        processes = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.join(timeout=5)
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-
-@contextmanager
-def _command_script_hidden() -> Iterator[None]:
-    """Keep a spawned process from importing the script of an installed command: `dagster`'s would cost each worker 3 seconds."""
-    main = sys.modules["__main__"]
-    script = getattr(main, "__file__", None)
-    if script is None or Path(script).parent != Path(sys.executable).parent:
-        yield
-        return
-    del main.__file__
-    try:
-        yield
-    finally:
-        main.__file__ = script
+        stop_workers(self._pool)
 
 
 _NO_SHARD = ShardKey(0, 0)
@@ -160,21 +130,9 @@ _work: Work
 _opened = ExitStack()
 
 
-def _start(job: ShardJob, environment: Mapping[str, str]) -> None:
+def _start(job: ShardJob) -> None:
     global _job
-    os.environ.update(environment)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    for noisy in ("botocore", "urllib3", "fsspec", "s3fs", "aiobotocore", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     _job = job
-    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _open() -> ShardDone | None:

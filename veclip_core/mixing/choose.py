@@ -7,7 +7,14 @@ another order of the manifest give every sample the same text.
 import hashlib
 from collections.abc import Mapping
 
+from veclip_core.captioning.template import template_fusion
+
 ALT_TEXT = "alt"
+TEMPLATE = "template"
+"""No column of its own: AltText and VeC one after the other."""
+CONTROL = "control"
+"""VeCaps fused from another picture's VeC; only the control's manifest has them."""
+SOURCES = (ALT_TEXT, "vec", "vecap", TEMPLATE, CONTROL)
 NO_TEXT = "none"
 MIN_GENERATED_WORDS = 2
 """A generated text below this falls back to the AltText (LaCLIP's rule); a one-word AltText stands."""
@@ -61,12 +68,18 @@ def caption_of(
         The text, the source it came from (`none`, with an empty text, where no source is usable), whether it fell back.
     """
     chosen = choose(seed, epoch, str(row["sample_id"]), weights)
-    if is_usable(row.get(chosen), chosen):
-        return str(row[chosen]).strip(), chosen, False
-    for source in (ALT_TEXT, *(name for name, weight in weights.items() if weight > 0)):
-        if is_usable(row.get(source), source):
-            return str(row[source]).strip(), source, True
+    for source in (chosen, ALT_TEXT, *(name for name, weight in weights.items() if weight > 0)):
+        text = text_of(row, source)
+        if is_usable(text, source):
+            return text, source, source != chosen
     return "", NO_TEXT, True
+
+
+def text_of(row: Mapping[str, str | None], source: str) -> str:
+    """A sample's text of one source, empty where it has none."""
+    if source == TEMPLATE:
+        return template_fusion(row.get(ALT_TEXT) or "", row.get("vec") or "")
+    return (row.get(source) or "").strip()
 
 
 def is_usable(text: str | None, source: str) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from veclip_core import storage
 from veclip_core.config import Config
-from veclip_core.mixing.choose import ALT_TEXT, is_usable
+from veclip_core.mixing.choose import ALT_TEXT, CONTROL, is_usable
 from veclip_core.samples import MIX_SCHEMA
 from veclip_core.shards import Current
 from veclip_core.stage import RowCounts, ShardTask, Work
@@ -26,22 +26,22 @@ class MixConfig(Config):
     """What decides the rows of a manifest."""
 
     columns: tuple[str, ...] = CAPTION_COLUMNS
-    """Caption sources, each a column."""
+    """Caption sources, each a column. With `control` the manifest is the experiment's, with one more input."""
 
 
 @dataclass(frozen=True)
 class MixOperation:
-    """Joins `select` with where `download` put the pictures, by url_id."""
+    """Joins `select` with where `download` put the pictures, by url_id; with the control, also the `select` of shuffled VeCs."""
 
     config: MixConfig
     name: ClassVar[str] = "mix"
 
     @contextmanager
     def open(self) -> Iterator[Work]:
-        yield _mix
+        yield lambda task: _mix(task, self.config.columns)
 
 
-def _mix(task: ShardTask) -> RowCounts:
+def _mix(task: ShardTask, columns: tuple[str, ...]) -> RowCounts:
     downloads = task.inputs["download"]
     tar = downloads.relative_file(task.key, "tar")
     picture_of = {
@@ -49,6 +49,10 @@ def _mix(task: ShardTask) -> RowCounts:
         for row in task.read("download", ["url_id", "status", "offset", "bytes"]).to_pylist()
         if row["status"] == "ok"
     }
+    control_of: dict[str, str] = {}
+    if CONTROL in columns:
+        control = task.read(CONTROL, ["sample_id", "vecap"]).to_pylist()
+        control_of = {row["sample_id"]: row["vecap"] or "" for row in control}
     errors: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     captions = task.read("select").to_pylist()
@@ -57,6 +61,8 @@ def _mix(task: ShardTask) -> RowCounts:
         picture = picture_of.get(caption["url_id"])
         if picture is None:
             errors["no_picture"] += 1
+        elif caption["status"] == "error":
+            errors[caption["error"]] += 1
         elif not any(is_usable(text, source) for source, text in texts.items()):
             errors["no_text"] += 1
         else:
@@ -69,13 +75,14 @@ def _mix(task: ShardTask) -> RowCounts:
                     "bytes": picture["bytes"],
                     **texts,
                     "vecap_status": caption["status"],
+                    **({CONTROL: control_of.get(caption["sample_id"], "")} if CONTROL in columns else {}),
                 }
             )
     distinct = len({row["sample_id"] for row in rows})
     if distinct != len(rows):
         raise ValueError(f"{len(rows) - distinct} sample_ids stand twice in {task.key}: `select` is damaged")
-    task.write(pa.Table.from_pylist(rows, MIX_SCHEMA))
-    by_column = {f"with_{source}": float(sum(bool(row[source]) for row in rows)) for source in CAPTION_COLUMNS}
+    task.write(pa.Table.from_pylist(rows, mix_schema(columns)))
+    by_column = {f"with_{source}": float(sum(bool(row[source]) for row in rows)) for source in columns}
     no_alt_text = sum(not is_usable(row["alt"], ALT_TEXT) for row in rows)
     return RowCounts(
         len(captions),
@@ -85,7 +92,18 @@ def _mix(task: ShardTask) -> RowCounts:
     )
 
 
-def write_manifest_json(root: str, source: str, current: Current, report: StageReport) -> str:
+def mix_schema(columns: tuple[str, ...]) -> pa.Schema:
+    """The manifest's schema with further caption columns at its end."""
+    schema = MIX_SCHEMA
+    for name in columns:
+        if name not in schema.names:
+            schema = schema.append(pa.field(name, pa.string()))
+    return schema
+
+
+def write_manifest_json(
+    root: str, source: str, current: Current, report: StageReport, columns: tuple[str, ...] = CAPTION_COLUMNS
+) -> str:
     """Write `<scale>.manifest.json` beside the shards: what training and other tools read first. Returns its address.
 
     Of a trial on some parts the file names them, so that it never stands in the place of the whole.
@@ -100,7 +118,7 @@ def write_manifest_json(root: str, source: str, current: Current, report: StageR
             "digest": report.digest,
             "rows": report.rows_ok,
             "errors": dict(report.errors),
-            "columns": list(CAPTION_COLUMNS),
+            "columns": list(columns),
             "counts": dict(report.extra),
             "default_weights": {"alt": 0.5, "vecap": 0.5},
             "partial": current.partial,

@@ -1,14 +1,16 @@
 """The data assets of a scale: URLs, shards, captions, manifest. Each runs its stages and moves what is current."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from veclip_core.captioning.shuffle import ShuffleOperation
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
 from veclip_core.execution.local import LocalExecutor
-from veclip_core.mixing.manifest import MixConfig, MixOperation, write_manifest_json
+from veclip_core.mixing.choose import CONTROL
+from veclip_core.mixing.manifest import CAPTION_COLUMNS, MixConfig, MixOperation, write_manifest_json
 from veclip_core.pipeline import engines
 from veclip_core.samples import Grid, ShardKey
 from veclip_core.scales import Scale
@@ -20,6 +22,7 @@ from veclip_core.sources.sample_world import build_world
 from veclip_core.sources.urls import UrlList
 from veclip_core.stage import Operation, output_of, run_stage
 from veclip_core.stage_report import StageReport
+from veclip_core.training.arms import CONTROL_ASSETS
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +58,8 @@ class Chain:
         return self.scale.source.name
 
     def current(self, stage: str, asset: str) -> Current:
-        """Raises NotMadeYet with the command that makes it."""
-        found = read_current(self.root, self.source, stage, self.scale.name)
+        """What is current of an asset's stage. Raises NotMadeYet with the command that makes it."""
+        found = read_current(self.root, self.source, stage, self._label(asset))
         if found is None:
             name = f"{asset}_{self.scale.name}"
             raise NotMadeYet(
@@ -64,6 +67,10 @@ class Chain:
                 f" (or `veclip run {asset} --scale {self.scale.name}`) first."
             )
         return found
+
+    def _label(self, asset: str) -> str:
+        """The name under which an asset's output is current: the control's stages stand beside the scale's own."""
+        return f"{self.scale.name}-control" if asset in CONTROL_ASSETS else self.scale.name
 
     def raw_urls(self, rows: int | None = None) -> StageReport:
         """List the URLs. `rows`: only the first so many of the list, which makes it partial.
@@ -78,8 +85,9 @@ class Chain:
             rows_per_shard=self.scale.source.rows_per_shard,
         )
         parts = min(self.scale.parts, found.grid.parts)
+        operation = found.operation(self.source)
         return self._run(
-            found.operation(self.source), found.grid, parts, {}, LocalExecutor(1), inputs={}, partial=rows is not None
+            "raw_urls", operation, found.grid, parts, {}, LocalExecutor(1), inputs={}, partial=rows is not None
         )
 
     def url_list(self) -> UrlList:
@@ -109,8 +117,8 @@ class Chain:
         operation = DownloadOperation(download_config(self.scale), runtime)
         executor = LocalExecutor(self.settings.download_workers)
         with served:
-            return self._run(operation, urls.grid, _first(parts, urls), {"list_urls": urls}, executor, inputs=inputs,
-                             partial=_limited(parts, urls))  # fmt: skip
+            return self._run("shards", operation, urls.grid, _first(parts, urls), {"list_urls": urls}, executor,
+                             inputs=inputs, partial=_limited(parts, urls))  # fmt: skip
 
     def _serves_itself(self) -> bool:
         """The sample is always its own world: VECLIP_URLS is for the other scales."""
@@ -130,32 +138,83 @@ class Chain:
             engines.fuse_operation(self.scale, self.settings),
             engines.select_operation(),
         ]
-        executor = LocalExecutor(self.settings.caption_workers, {"OMP_NUM_THREADS": str(self.settings.threads)})
-        reports = []
-        for operation in operations:
-            takes = {name: inputs[name] for name in engines.INPUTS[operation.name]}
-            reports.append(self._map(operation, downloads.grid, count, takes, executor, partial))
-            inputs[operation.name] = output_of(operation, self.root, self.source, takes)
-        for report in reports:
-            self._promote(report, downloads.grid, {name: shards.identity for name, shards in inputs.items()})
-        describe, fuse, select = reports
+        describe, fuse, select = self._captions("vecap", operations, inputs, downloads.grid, count, partial)
         return describe, fuse, select
 
     def manifest(self, parts: int | None = None) -> tuple[StageReport, str]:
         """Join captions with pictures; the report and the address of the manifest's JSON."""
         captions = self.current("select", "vecap")
         inputs = {name: captions.input(self.root, self.source, name) for name in ("download", "select")}
-        operation = MixOperation(MixConfig())
-        report = self._map(
-            operation, captions.grid, _first(parts, captions), inputs, LocalExecutor(1), _limited(parts, captions)
+        count, partial = _first(parts, captions), _limited(parts, captions)
+        return self._manifest("manifest", MixConfig(), captions, inputs, captions.inputs, count, partial)
+
+    def vecap_control(self) -> tuple[StageReport, StageReport, StageReport]:
+        """The control's captions: AltText fused with another picture's VeC. The reports of shuffle, fuse and select."""
+        captions = self.current("select", "vecap")
+        inputs = {name: captions.input(self.root, self.source, name) for name in ("list_urls", "download", "describe")}
+        engines.require_models(self.scale, self.settings)
+        operations: list[Operation] = [
+            ShuffleOperation(),
+            engines.fuse_operation(self.scale, self.settings),
+            engines.select_operation(),
+        ]
+        shuffle, fuse, select = self._captions(
+            "vecap_control", operations, inputs, captions.grid, captions.parts, captions.partial
         )
-        current = self._current(report, captions.grid, {**captions.inputs, "mix": report.identity})
-        uri = write_manifest_json(self.root, self.source, current, report)
+        return shuffle, fuse, select
+
+    def manifest_control(self) -> tuple[StageReport, str]:
+        """The manifest with the control's captions as one more column: the same rows in the same order."""
+        captions, control = self.current("select", "vecap"), self.current("select", "vecap_control")
+        inputs = {name: captions.input(self.root, self.source, name) for name in ("download", "select")}
+        inputs[CONTROL] = control.shard_set(self.root, self.source)
+        config = MixConfig(columns=(*CAPTION_COLUMNS, CONTROL))
+        lineage = {**captions.inputs, CONTROL: control.identity}
+        return self._manifest(
+            "manifest_control", config, captions, inputs, lineage, captions.parts, captions.partial or control.partial
+        )
+
+    def _captions(
+        self,
+        asset: str,
+        operations: Sequence[Operation],
+        inputs: Mapping[str, ShardSet],
+        grid: Grid,
+        parts: int,
+        partial: bool,
+    ) -> list[StageReport]:
+        """Run captioning stages one after the other. What is current moves when the last of them succeeds."""
+        executor = LocalExecutor(self.settings.caption_workers, {"OMP_NUM_THREADS": str(self.settings.threads)})
+        made, reports = dict(inputs), []
+        for operation in operations:
+            takes = {name: made[name] for name in engines.INPUTS[operation.name]}
+            reports.append(self._map(operation, grid, parts, takes, executor, partial))
+            made[operation.name] = output_of(operation, self.root, self.source, takes)
+            if isinstance(operation, ShuffleOperation):
+                made["describe"] = made[operation.name]
+        for report in reports:
+            self._promote(asset, report, grid, {name: shards.identity for name, shards in made.items()})
+        return reports
+
+    def _manifest(
+        self,
+        asset: str,
+        config: MixConfig,
+        captions: Current,
+        inputs: Mapping[str, ShardSet],
+        lineage: Mapping[str, str],
+        parts: int,
+        partial: bool,
+    ) -> tuple[StageReport, str]:
+        report = self._map(MixOperation(config), captions.grid, parts, inputs, LocalExecutor(1), partial)
+        current = self._current(asset, report, captions.grid, {**lineage, "mix": report.identity})
+        uri = write_manifest_json(self.root, self.source, current, report, config.columns)
         promote(self.root, self.source, current, report.shards_made_now)
         return report, uri
 
     def _run(
         self,
+        asset: str,
         operation: Operation,
         grid: Grid,
         parts: int,
@@ -167,7 +226,7 @@ class Chain:
     ) -> StageReport:
         report = self._map(operation, grid, parts, inputs, executor, partial)
         lineage = {name: identity for current in upstream.values() for name, identity in current.inputs.items()}
-        self._promote(report, grid, {**lineage, operation.name: report.identity})
+        self._promote(asset, report, grid, {**lineage, operation.name: report.identity})
         return report
 
     def _map(
@@ -206,10 +265,10 @@ class Chain:
             on_shard=finished,
         )
 
-    def _current(self, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> Current:
+    def _current(self, asset: str, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> Current:
         return Current(
             stage=report.stage,
-            scale=self.scale.name,
+            scale=self._label(asset),
             identity=report.identity,
             digest=report.digest,
             grid_parts=grid.parts,
@@ -220,8 +279,8 @@ class Chain:
             rows_ok=report.rows_ok,
         )
 
-    def _promote(self, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> None:
-        promote(self.root, self.source, self._current(report, grid, lineage), report.shards_made_now)
+    def _promote(self, asset: str, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> None:
+        promote(self.root, self.source, self._current(asset, report, grid, lineage), report.shards_made_now)
 
 
 def download_config(scale: Scale) -> DownloadConfig:

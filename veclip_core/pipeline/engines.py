@@ -21,6 +21,7 @@ from veclip_core.stage import StageFailed
 
 INPUTS = {
     "describe": ("download",),
+    "shuffle": ("describe",),
     "fuse": ("list_urls", "describe"),
     "select": ("list_urls", "download", "describe", "fuse"),
 }

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from veclip_core import storage
-from veclip_core.captioning.preview import CaptionPreview, selected
+from veclip_core.captioning.preview import CaptionPreview, drawn
 from veclip_core.evaluation.evaluate import Evaluation, compare, evaluate
-from veclip_core.evaluation.report.inputs import CaptionExample, HowTo, LossCurve
+from veclip_core.evaluation.report.inputs import CaptionExample, Captions, HowTo, LossCurve
 from veclip_core.evaluation.report.page import write_report
 from veclip_core.evaluation.report.retrieved import retrieval_examples
 from veclip_core.evaluation.sets import read_openmoji
 from veclip_core.pipeline import data_card
 from veclip_core.pipeline.data import Chain
-from veclip_core.pipeline.training import ARMS, Trained, tracker_of, trained
-from veclip_core.shards import NotMadeYet
+from veclip_core.pipeline.training import Trained, manifest_of, tracker_of, trained
+from veclip_core.shards import NotMadeYet, Totals
+from veclip_core.training.arms import BASELINE, CONTROL_ASSETS, FIRST_LOOK, TRAINED_AT_EVERY_SCALE, Comparison
 from veclip_core.training.export import load_for_evaluation
 
 logger = logging.getLogger(__name__)
 
-EXAMPLES_OF_STATUS = {"fused": 8, "concatenated": 5, "vec": 1, "alt": 1}
+RANDOM_ROWS, EXAMPLES_OF_REASON = 50, 2
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,17 @@ class MadeReport:
     partial: bool
 
 
-def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
-    """Evaluate every arm and seed, compare, publish.
+def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | None = None) -> MadeReport:
+    """Evaluate every arm and seed of the comparison, compare, publish.
+
+    Args:
+        name: under which the page is found in `reports`; the scale's by default.
 
     Raises:
         NotMadeYet: when a training is missing.
         EvaluationSetError: when the evaluation set is.
     """
-    trainings = [trained(chain, arm, seed) for seed in seeds for arm in ARMS]
+    trainings = [trained(chain, arm, seed) for seed in comparison.seeds for arm in comparison.arms]
     require_comparable(trainings)
     require_current(chain, trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
@@ -58,7 +62,7 @@ def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
                 model, training.arm, evaluation_set, seed=training.seed, checkpoint=_digest(training), folder=folder
             )
         )
-    results = compare(evaluations)
+    results = compare(evaluations, baseline=BASELINE, headline=comparison.contrasts, headline_splits=comparison.splits)
     results["trainings"] = [
         {
             "model": one.arm,
@@ -76,19 +80,20 @@ def make_report(chain: Chain, seeds: Sequence[int] = (0,)) -> MadeReport:
             results,
             Path(made) / "report.html",
             curves=[_curve(one) for one in trainings],
-            caption_examples=_caption_examples(chain),
+            captions=_captions(chain),
             data_card=data_card.of(chain),
             captioner_accuracy=data_card.captioner_accuracy(chain),
-            howto=HowTo(_commands(chain), _facts(chain, trainings)),
-            retrieval_examples=retrieval_examples(*_pair(evaluations, seeds[0])),
+            howto=HowTo(_commands(chain, comparison), _facts(chain, trainings)),
+            retrieval_examples=retrieval_examples(*_pair(evaluations, comparison.seeds[0])),
             scale=chain.scale.name,
         )
         _track(chain, trainings, evaluations, page)
         storage.write_json(storage.join(uri, "results.json"), results)
         storage.write_bytes(storage.join(uri, "report.html"), page.read_bytes())
         # Where a person looks for it, whatever its identity.
-        storage.write_bytes(storage.join(chain.root, "reports", f"{chain.scale.name}.html"), page.read_bytes())
-        storage.write_json(storage.join(chain.root, "reports", f"{chain.scale.name}.json"), results)
+        name = name or chain.scale.name
+        storage.write_bytes(storage.join(chain.root, "reports", f"{name}.html"), page.read_bytes())
+        storage.write_json(storage.join(chain.root, "reports", f"{name}.json"), results)
     return MadeReport(
         results,
         storage.join(uri, "results.json"),
@@ -102,25 +107,38 @@ def require_comparable(trainings: Sequence[Trained]) -> None:
     """Raises NotMadeYet where the arms differ in more than their captions, naming what to train again."""
     wanted = trainings[-1]
     for one in trainings:
-        for what in ("manifest_digest", "steps", "batch_size", "parameters", "precision"):
+        for what in ("steps", "batch_size", "parameters", "precision"):
             if one.report[what] != wanted.report[what]:
                 raise NotMadeYet(
                     f"{one.arm}_{one.scale} (seed {one.seed}) and {wanted.arm}_{wanted.scale} (seed {wanted.seed}) can't be"
                     f" compared: {what} is {one.report[what]} and {wanted.report[what]}. Train both again with the same settings:"
-                    f" `dagster asset materialize --select {one.arm}_{one.scale},{wanted.arm}_{wanted.scale}`."
+                    f" `dagster asset materialize --select {','.join(dict.fromkeys((_asset_of(one), _asset_of(wanted))))}`."
                 )
 
 
 def require_current(chain: Chain, trainings: Sequence[Trained]) -> None:
-    """Raises NotMadeYet where the manifest is no more the one that was trained on: the report would tell of another."""
-    current = chain.current("mix", "manifest").digest
+    """Raises NotMadeYet where a manifest is no more the one that was trained on, or the control's is not made from the same
+    stages as the others': the report would tell of another."""
+    main = chain.current("mix", "manifest")
     for one in trainings:
-        if one.manifest_digest != current:
+        current = manifest_of(chain, one.arm)
+        if one.manifest_digest != current.digest:
             raise NotMadeYet(
                 f"{one.arm}_{one.scale} (seed {one.seed}) was trained on another manifest ({one.manifest_digest[:12]}) than the"
-                f" current one ({current[:12]}). Train again (`dagster asset materialize --select {one.arm}_{one.scale}`), or make"
-                f" the manifest as it was then (`--select manifest_{one.scale}`)."
+                f" current one ({current.digest[:12]}). Train again (`dagster asset materialize --select {_asset_of(one)}`), or"
+                f" make the manifest as it was then (`--select manifest_{one.scale}`)."
             )
+        if any(current.inputs[stage] != identity for stage, identity in main.inputs.items() if stage != "mix"):
+            control = ",".join(f"{asset}_{one.scale}" for asset in CONTROL_ASSETS)
+            raise NotMadeYet(
+                f"the manifest that {one.arm}_{one.scale} reads is made from other captions than manifest_{one.scale}. Make it"
+                f" again (`dagster asset materialize --select {control}`), then train."
+            )
+
+
+def _asset_of(training: Trained) -> str:
+    """The asset that makes it."""
+    return f"{training.arm if training.arm in TRAINED_AT_EVERY_SCALE else 'arms'}_{training.scale}"
 
 
 def _digest(training: Trained) -> str:
@@ -152,23 +170,34 @@ def _curve(training: Trained) -> LossCurve:
     )
 
 
-def _caption_examples(chain: Chain) -> list[CaptionExample]:
-    """Samples of every status from the first shard, in the order of their ids, which is a random one."""
+def _captions(chain: Chain) -> Captions:
+    """Random rows, examples of every reason, and what the check accepted and refused."""
     current = chain.current("mix", "manifest")
     sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
-    key = min(sets["select"].markers(current.shard_keys()))
-    looks: list[CaptionPreview] = []
-    for status, count in EXAMPLES_OF_STATUS.items():
-        looks += selected(sets["select"], sets["download"], key, count, fuse=sets["fuse"], status=status)
-    return [
-        CaptionExample(look.picture, look.alt_text, look.vec, look.vecap, look.status, look.reason, look.rejected)
-        for look in looks
-    ]
+    keys = sorted(sets["select"].markers(current.shard_keys()))
+    lot = drawn(sets["select"], sets["download"], sets["fuse"], keys, RANDOM_ROWS, EXAMPLES_OF_REASON)
+    fused = Totals.of(sets["fuse"].markers(current.shard_keys()).values())
+
+    def counts(prefix: str) -> dict[str, int]:
+        found = {name.removeprefix(prefix): int(n) for name, n in fused.extra.items() if name.startswith(prefix)}
+        return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+
+    return Captions(
+        [_example(look) for look in lot.any],
+        {reason: [_example(look) for look in looks] for reason, looks in lot.by_reason.items()},
+        fused.rows_ok,
+        counts("accepted_"),
+        counts("rejected_"),
+    )
 
 
-def _commands(chain: Chain) -> list[str]:
+def _example(look: CaptionPreview) -> CaptionExample:
+    return CaptionExample(look.picture, look.alt_text, look.vec, look.vecap, look.status, look.reason, look.rejected)
+
+
+def _commands(chain: Chain, comparison: Comparison) -> list[str]:
     if chain.scale.name == "sample":
-        return ["make demo"]
+        return ["make demo" if comparison.arms == TRAINED_AT_EVERY_SCALE else "make experiment"]
     name = chain.scale.name
     return ["source env.sh", f"dagster asset materialize --select 'group:scale_{name}'"]
 
@@ -178,10 +207,13 @@ def _facts(chain: Chain, trainings: Sequence[Trained]) -> dict[str, str]:
     facts = {
         "machine": f"{platform.machine()}, {chain.settings.threads} threads, {platform.system()}",
         "manifest": f"{manifest.rows_ok:,} samples, digest {manifest.digest[:16]}",
-        "recipe": str(trainings[0].report["identity"])[:16] + " and " + str(trainings[-1].report["identity"])[:16],
         "precision": str(trainings[0].report["precision"]),
+        "model": f"{trainings[0].report['parameters']:,} parameters, {trainings[0].report['vocab_size']:,} tokens",
+        "each training": f"{trainings[0].report['steps']:,} steps of {trainings[0].report['batch_size']:,} samples",
     }
     for one in trainings:
         seconds, rate = one.report["seconds"], one.report["samples_per_s"]
-        facts[f"training of {one.arm}, seed {one.seed}"] = f"{seconds:.0f} s, {rate:.0f} samples/s"
+        facts[f"training of {one.arm}, seed {one.seed}"] = (
+            f"{str(one.report['identity'])[:16]}, {seconds:.0f} s, {rate:.0f} samples/s"
+        )
     return facts

@@ -1,20 +1,20 @@
-"""The trained assets of a scale: `clip_S`, the paper's baseline on AltText alone, and `veclip_S`, on the mix."""
+"""The trainings of a scale, by arm and seed: `clip_S`, the paper's baseline on AltText alone, `veclip_S`, on the mix, and the
+experiment's further arms."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from veclip_core import storage
+from veclip_core.mixing.choose import CONTROL
 from veclip_core.pipeline.data import Chain
-from veclip_core.shards import NotMadeYet
+from veclip_core.shards import Current, NotMadeYet
 from veclip_core.tracking import MlflowTracker, NoTracker, Tracker
+from veclip_core.training.arms import ARMS, TRAINED_AT_EVERY_SCALE
 from veclip_core.training.data import ManifestTable, load_manifest
 from veclip_core.training.loop import RunLabels, Runtime, TrainReport, train, training_identity
-from veclip_core.training.recipe import ALT_TEXT_ONLY, MIXED, RECIPES, Recipe
+from veclip_core.training.recipe import RECIPES, Recipe
 
-Arm = Literal["clip", "veclip"]
-ARMS: tuple[Arm, ...] = ("clip", "veclip")
-WEIGHTS: dict[Arm, dict[str, float]] = {"clip": ALT_TEXT_ONLY, "veclip": MIXED}
 MANIFESTS_IN_MEMORY_ROWS = 2_000_000
 
 
@@ -23,7 +23,7 @@ class Trained:
     """A finished training of one arm and seed, as evaluation finds it."""
 
     scale: str
-    arm: Arm
+    arm: str
     seed: int
     identity: str
     checkpoint: str
@@ -33,19 +33,21 @@ class Trained:
     report: Mapping[str, Any]
 
 
-def recipe_of(chain: Chain, arm: Arm, seed: int, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The scale's recipe for one arm. Both arms differ in the caption weights alone."""
-    fields = RECIPES[chain.scale.recipe].model_dump() | {"weights": WEIGHTS[arm], "seed": seed} | dict(overrides or {})
+def recipe_of(chain: Chain, arm: str, seed: int, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The scale's recipe for one arm. The arms differ in the caption weights alone."""
+    weights = dict(ARMS[arm].weights)
+    fields = RECIPES[chain.scale.recipe].model_dump() | {"weights": weights, "seed": seed} | dict(overrides or {})
     return Recipe(**fields)
 
 
 def train_arm(
     chain: Chain,
-    arm: Arm,
+    arm: str,
     seed: int = 0,
     *,
     overrides: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    progress_bar: bool = True,
     on_progress: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> tuple[TrainReport, Trained]:
     """Train one arm, or go on where it was stopped; its report, and what evaluation finds of it.
@@ -55,7 +57,7 @@ def train_arm(
     Raises:
         NotMadeYet: without a manifest.
     """
-    manifest, partial = _manifest(chain)
+    manifest, partial = _manifest(chain, arm)
     recipe = recipe_of(chain, arm, seed, overrides)
     identity = training_identity(recipe, manifest)[:16]
     folder = storage.join(chain.root, chain.source, "train", identity)
@@ -63,7 +65,11 @@ def train_arm(
         recipe,
         manifest,
         folder,
-        runtime=Runtime(cache_folder=chain.settings.cache_folder / "pictures", threads=chain.settings.threads),
+        runtime=Runtime(
+            cache_folder=chain.settings.cache_folder / "pictures",
+            threads=chain.settings.threads,
+            progress_bar=progress_bar,
+        ),
         tracker=tracker_of(chain),
         labels=RunLabels(
             experiment=f"veclip {chain.scale.name}",
@@ -80,15 +86,16 @@ def train_arm(
     return report, trained
 
 
-def trained(chain: Chain, arm: Arm, seed: int = 0) -> Trained:
+def trained(chain: Chain, arm: str, seed: int = 0) -> Trained:
     """Raises NotMadeYet with the command that makes it."""
     try:
         return Trained(**storage.read_json(_trained_uri(chain, arm, seed)))
     except FileNotFoundError:
-        name = f"{arm}_{chain.scale.name}"
+        scale = chain.scale.name
+        asset = f"{arm}_{scale}" if arm in TRAINED_AT_EVERY_SCALE else f"arms_{scale}"
         raise NotMadeYet(
-            f"{name} (seed {seed}) is not trained yet at {chain.root}. Run `dagster asset materialize --select {name}`"
-            f" (or `veclip run {arm} --scale {chain.scale.name}`) first."
+            f"{arm}_{scale} (seed {seed}) is not trained yet at {chain.root}. Run `dagster asset materialize --select {asset}`"
+            f" (or `veclip run {arm} --scale {scale} --seed {seed}`) first."
         ) from None
 
 
@@ -98,8 +105,13 @@ def tracker_of(chain: Chain) -> Tracker:
     return NoTracker() if uri is None else MlflowTracker(uri, artifact_root=chain.settings.artifact_folder)
 
 
-def _manifest(chain: Chain) -> tuple[ManifestTable, bool]:
-    current = chain.current("mix", "manifest")
+def manifest_of(chain: Chain, arm: str) -> Current:
+    """What is current of the manifest that an arm reads. Raises NotMadeYet with the command that makes it."""
+    return chain.current("mix", ARMS[arm].manifest)
+
+
+def _manifest(chain: Chain, arm: str) -> tuple[ManifestTable, bool]:
+    current = manifest_of(chain, arm)
     shards = current.shard_set(chain.root, chain.source)
     mapped = chain.settings.cache_folder / "manifests" if current.rows_ok > MANIFESTS_IN_MEMORY_ROWS else None
     table = load_manifest(
@@ -108,9 +120,10 @@ def _manifest(chain: Chain) -> tuple[ManifestTable, bool]:
         [shards.file(key, "parquet") for key in sorted(shards.markers(current.shard_keys()))],
         digest=current.digest,
         cache_folder=mapped,
+        further_columns=[CONTROL] if CONTROL in ARMS[arm].weights else [],
     )
     return table, current.partial
 
 
-def _trained_uri(chain: Chain, arm: Arm, seed: int) -> str:
+def _trained_uri(chain: Chain, arm: str, seed: int) -> str:
     return storage.join(chain.root, chain.source, "train", "current", f"{chain.scale.name}-{arm}-seed-{seed}.json")

@@ -14,9 +14,9 @@ from veclip_core.config import digest_of
 from veclip_core.evaluation.evaluate import EvaluationConfig
 from veclip_core.mixing.manifest import MixConfig
 from veclip_core.pipeline.data import download_config
-from veclip_core.pipeline.training import ARMS, WEIGHTS
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
+from veclip_core.training.arms import ARMS, EXPERIMENT, TRAINED_AT_EVERY_SCALE
 from veclip_core.training.recipe import RECIPES
 
 
@@ -32,5 +32,6 @@ def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
         "manifest": [MixConfig().identity()],
         "eval_report": [EvaluationConfig().identity()],
     }
-    deciding |= {arm: [recipe.identity(), WEIGHTS[arm]] for arm in ARMS}
+    deciding |= {arm: [recipe.identity(), dict(ARMS[arm].weights)] for arm in TRAINED_AT_EVERY_SCALE}
+    deciding["arms"] = [recipe.identity(), [dict(ARMS[arm].weights) for arm in EXPERIMENT.arms]]
     return {asset: digest_of(list(values))[:12] for asset, values in deciding.items()}

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CAPTION_COLUMNS = ("alt", "vec", "vecap")
-COLUMNS = ("sample_id", "tar", "offset", "bytes", *CAPTION_COLUMNS)
+VOCABULARY_COLUMNS = ("alt", "vec", "vecap")
+"""Also of a manifest with more: all arms of an experiment share one vocabulary, and so their initial weights."""
+COLUMNS = ("sample_id", "tar", "offset", "bytes", *VOCABULARY_COLUMNS)
 
 # Purposes of random streams: no two of them share numbers.
 _ORDER, _CROP = 1, 2
@@ -69,18 +70,22 @@ class ManifestTable:
             number = int(np.searchsorted(self._ends, position, side="right"))
             batch = self._batches[number]
             at = int(position) - int(self._ends[number]) + batch.num_rows
-            found.append({name: batch.column(name)[at].as_py() for name in COLUMNS})
+            found.append({name: batch.column(name)[at].as_py() for name in self.table.column_names})
         return found
 
     def texts(self) -> Iterator[str]:
-        """Every text of every caption column."""
-        for name in CAPTION_COLUMNS:
+        """Every text that the vocabulary is made of."""
+        for name in VOCABULARY_COLUMNS:
             for chunk in self.table.column(name).chunks:
                 yield from (text for text in chunk.unique().to_pylist() if text)
 
 
 def load_manifest(
-    source_uri: str, paths: Sequence[str], digest: str | None = None, cache_folder: Path | None = None
+    source_uri: str,
+    paths: Sequence[str],
+    digest: str | None = None,
+    cache_folder: Path | None = None,
+    further_columns: Sequence[str] = (),
 ) -> ManifestTable:
     """Read the manifest's parquet files, in the given order.
 
@@ -88,6 +93,7 @@ def load_manifest(
         source_uri: folder or URL that the `tar` column, and a relative path, are relative to.
         paths: parquet files, relative to it, or absolute.
         digest: of the manifest's content, as `manifest.json` states it; computed over the files when None.
+        further_columns: caption columns to read besides AltText, VeC and VeCap.
         cache_folder: where a memory-mapped copy is kept; without it the rows are held in memory (about 1 kB each).
 
     Raises:
@@ -96,11 +102,12 @@ def load_manifest(
     """
     uris = [path if "://" in path or path.startswith("/") else storage.join(source_uri, path) for path in paths]
     digest = digest or _digest_of_files(uris)
+    columns = (*COLUMNS, *further_columns)
     if cache_folder is None:
-        tables = list(_tables(uris))
-        table = pa.concat_tables(tables) if tables else pa.table({name: [] for name in COLUMNS})
+        tables = list(_tables(uris, columns))
+        table = pa.concat_tables(tables) if tables else pa.table({name: [] for name in columns})
     else:
-        table = _memory_mapped(uris, cache_folder / f"manifest-{digest[:24]}.arrow")
+        table = _memory_mapped(uris, columns, cache_folder / f"manifest-{digest[:24]}.arrow")
     if not table.num_rows:
         raise EmptyManifest(
             f"the manifest of {source_uri} has no rows: no picture with a text came through the stages before"
@@ -115,31 +122,31 @@ def _digest_of_files(uris: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _tables(uris: Sequence[str]) -> Iterator[pa.Table]:
+def _tables(uris: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
     """One a row group, so that a large file is never in memory whole."""
     import pyarrow.parquet as pq
 
     for uri in uris:
         parquet = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri)), pre_buffer=False)
-        missing = [name for name in COLUMNS if name not in parquet.schema_arrow.names]
+        missing = [name for name in columns if name not in parquet.schema_arrow.names]
         if missing:
             raise ValueError(f"{uri}: columns {missing} are missing; is this a manifest of the mix stage?")
         for number in range(parquet.num_row_groups):
-            yield parquet.read_row_group(number, columns=list(COLUMNS))
+            yield parquet.read_row_group(number, columns=list(columns))
 
 
-def _memory_mapped(uris: Sequence[str], path: Path) -> pa.Table:
+def _memory_mapped(uris: Sequence[str], columns: Sequence[str], path: Path) -> pa.Table:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             writer: pa.ipc.RecordBatchFileWriter | None = None
             with storage.fatal_errors_named(str(path)), pa.OSFile(str(unfinished), "wb") as sink:
-                for table in _tables(uris):
+                for table in _tables(uris, columns):
                     writer = writer or pa.ipc.new_file(sink, table.schema)
                     writer.write_table(table)
                 if writer is None:
-                    return pa.table({name: [] for name in COLUMNS})
+                    return pa.table({name: [] for name in columns})
                 writer.close()
             os.replace(unfinished, path)
         finally:
@@ -246,7 +253,7 @@ class Batches:
 
 
 def tokenizer_for(recipe: Recipe, manifest: ManifestTable) -> Tokenizer:
-    """The recipe's tokenizer; one cut to the manifest depends on all its caption columns, not on the recipe's weights."""
+    """The recipe's tokenizer; one cut to the manifest depends on its AltTexts, VeCs and VeCaps, not on the recipe's weights."""
     if recipe.tokenizer == "bpe":
         return BpeTokenizer(recipe.context_length)
     return SampleTokenizer.of_texts(manifest.texts(), recipe.context_length)

@@ -22,7 +22,7 @@ from veclip_core.tracking import NoTracker, RunStatus, Tracker
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
 from veclip_core.training.data import Batch, Batches, ManifestTable, pictures_for, tokenizer_for
-from veclip_core.training.model import architecture, build_model, normalised, precision_of
+from veclip_core.training.model import architecture, build_model, encode_texts, normalised, precision_of
 from veclip_core.training.process import StopSignal, attention_for, repeatable
 from veclip_core.training.recipe import Recipe
 from veclip_core.training.report import Done, RunLabels, Runtime, TrainReport, report_of
@@ -169,7 +169,8 @@ class _Run:
 
         before = logged_at = time.perf_counter()
         logged_samples = done.samples
-        with tqdm(total=self.recipe.steps, initial=done.step, desc="train", unit="step") as bar:
+        with tqdm(total=self.recipe.steps, initial=done.step, desc="train", unit="step",
+                  disable=not self.runtime.progress_bar) as bar:  # fmt: skip
             for batch in _prefetched(self.batches, done.step, self.recipe.steps):
                 measured = self.step(batch)
                 done.add(batch, measured["loss"])
@@ -199,11 +200,10 @@ class _Run:
             group["lr"] = rate
         model.train()
         images_BCHW = normalised(batch.images_BCHW.to(self.device, non_blocking=True))
-        tokens_BL = batch.tokens_BL.to(self.device, non_blocking=True)
         bf16 = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.fixed["precision"] == "bf16")
         with bf16, attention_for(self.device):
             images_BD = model.encode_image(images_BCHW, normalize=True)
-            texts_BD = model.encode_text(tokens_BL, normalize=True)
+            texts_BD = encode_texts(model, batch.tokens_BL, self.device)
         loss = ClipLoss()(images_BD.float(), texts_BD.float(), model.logit_scale.exp())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -13,6 +13,8 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """OpenAI's, as in open_clip and axlearn."""
 
+TEXT_GROUPS = 4
+
 _SAMPLE = {
     "embed_dim": 192,
     "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
@@ -51,6 +53,35 @@ def build_model(description: dict[str, Any], seed: int = 0) -> "CLIP":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CLIP(**deepcopy(description))
+
+
+def encode_texts(model: "CLIP", tokens_BL: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """What `model.encode_text(tokens_BL, normalize=True)` gives, without computing most of the padding: [B, D] on the device.
+
+    Texts are sorted by length and encoded in `TEXT_GROUPS` groups, each cut to its longest. A causal transformer pooled at
+    the end of the text sees nothing of what follows it; other text towers are left to open_clip.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    if (
+        model.attn_mask is None
+        or model.text_pool_type != "argmax"
+        or isinstance(model.text_projection, torch.nn.Linear)
+    ):
+        encoded_BD: torch.Tensor = model.encode_text(tokens_BL.to(device, non_blocking=True), normalize=True)
+        return encoded_BD
+    lengths_B = tokens_BL.argmax(dim=-1) + 1  # the end of text is the largest id
+    order_B = lengths_B.argsort(stable=True)
+    encoded = []
+    for rows in order_B.chunk(TEXT_GROUPS):
+        length = int(lengths_B[rows[-1]])
+        tokens_GL = tokens_BL[rows, :length].to(device, non_blocking=True)
+        x_GLW = model.token_embedding(tokens_GL) + model.positional_embedding[:length]
+        x_GLW = model.ln_final(model.transformer(x_GLW, attn_mask=model.attn_mask[:length, :length]))
+        last_GW = x_GLW[torch.arange(len(rows), device=device), tokens_GL.argmax(dim=-1)]
+        encoded.append(last_GW @ model.text_projection)
+    return normalize(torch.cat(encoded)[order_B.argsort().to(device)], dim=-1)
 
 
 def normalised(images_BCHW: "torch.Tensor") -> "torch.Tensor":

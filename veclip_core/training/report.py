@@ -23,6 +23,8 @@ class Runtime:
     threads: int | None = None
     """Of the CPU; None keeps what the process has. Bits are equal only between runs with the same number."""
     loader_threads: int = 2
+    progress_bar: bool = True
+    """On the terminal; off where several trainings run side by side."""
     log_every_steps: int = 10
     checkpoint_every_steps: int = 50
 

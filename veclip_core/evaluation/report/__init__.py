@@ -2,6 +2,7 @@
 
 from veclip_core.evaluation.report.inputs import (
     CaptionExample,
+    Captions,
     DataCard,
     HowTo,
     LossCurve,
@@ -14,6 +15,7 @@ from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval
 
 __all__ = [
     "CaptionExample",
+    "Captions",
     "DataCard",
     "HowTo",
     "LossCurve",

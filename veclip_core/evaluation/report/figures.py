@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 # matplotlib is given these colours; the finished SVG gets the CSS variables in their place.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
-MODELS = ("#040404", "#050505", "#060606", "#070707")
+MODELS = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909")
 CSS_VARIABLES = {
     INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)",
     MODELS[0]: "var(--base)", MODELS[1]: "var(--ours)", MODELS[2]: "var(--third)", MODELS[3]: "var(--fourth)",
+    MODELS[4]: "var(--fifth)", MODELS[5]: "var(--sixth)",
 }  # fmt: skip
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 SMOOTH_OVER = 20
@@ -31,11 +32,12 @@ Rows = Mapping[tuple[str, str, str], Mapping[str, Any]]
 def headline_figure(rows: Rows, models: Sequence[str], labels: Mapping[str, str], metric: str, title: str) -> str:
     """Points with intervals for each split, chance as a dashed line."""
     splits = [split for split in SPLIT_NAMES if (models[0], split, metric) in rows]
-    figure, axes = _figure(height=0.75 + 0.62 * len(splits))
+    apart = min(0.26, 0.8 / len(models))
+    figure, axes = _figure(height=0.75 + (0.4 + 0.11 * len(models)) * len(splits))
     for place, split in enumerate(splits):
         for number, model in enumerate(models):
             row = rows[model, split, metric]
-            y = place + (number - (len(models) - 1) / 2) * 0.26
+            y = place + (number - (len(models) - 1) / 2) * apart
             axes.plot([row["low"], row["high"]], [y, y], color=_colour(number), linewidth=2, solid_capstyle="round")
             axes.plot(row["value"], y, "o", color=_colour(number), markersize=6)
     chance = rows[models[0], "all", metric]["chance"]

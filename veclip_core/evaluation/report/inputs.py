@@ -35,6 +35,21 @@ class CaptionExample:
 
 
 @dataclass(frozen=True)
+class Captions:
+    """What the fusing model made of the samples, and samples to look at."""
+
+    random: Sequence[CaptionExample]
+    by_reason: Mapping[str, Sequence[CaptionExample]] = field(default_factory=dict)
+    """Why a fused caption was refused -> samples of it."""
+    asked: int = 0
+    """Pairs of AltText and VeC that the model was asked to fuse."""
+    accepted: Mapping[str, int] = field(default_factory=dict)
+    """Prompt -> candidates that passed the check."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> candidates that did not."""
+
+
+@dataclass(frozen=True)
 class Source:
     """One collection of pictures, texts or weights."""
 

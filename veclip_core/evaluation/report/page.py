@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veclip_core.evaluation.report import figures, words
-from veclip_core.evaluation.report.inputs import CaptionExample, DataCard, HowTo, LossCurve, Picture
+from veclip_core.evaluation.report.inputs import CaptionExample, Captions, DataCard, HowTo, LossCurve, Picture
 from veclip_core.evaluation.report.retrieved import RetrievalExample, RetrievalExamples
 
 if TYPE_CHECKING:
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-CAPTION_PIXELS, GALLERY_PIXELS = 240, 112
+CAPTION_PIXELS, GALLERY_PIXELS, ROW_PIXELS = 240, 112, 96
 LONGEST_TEXT = 320
 LARGEST_PAGE = 3_000_000
-MOST_CAPTION_EXAMPLES = 24
-HEADLINE_METRICS = ("mean_recall", "mean_rank", "i2t_r@10", "t2i_r@10")
+SHOWN_METRICS = ("mean_recall", "mean_rank", "i2t_r@10", "t2i_r@10")
 OUTCOME_NAMES = {
     "both": "found by both",
     "only_ours": "found by {ours}, not by {baseline}",
@@ -40,7 +39,7 @@ def write_report(
     out: Path,
     *,
     curves: Sequence[LossCurve],
-    caption_examples: Sequence[CaptionExample],
+    captions: Captions,
     data_card: DataCard,
     captioner_accuracy: Mapping[str, float | str],
     howto: HowTo,
@@ -56,7 +55,7 @@ def write_report(
     page = render(
         results,
         curves=curves,
-        caption_examples=caption_examples,
+        captions=captions,
         data_card=data_card,
         captioner_accuracy=captioner_accuracy,
         howto=howto,
@@ -77,19 +76,21 @@ def render(
     retrieval_examples: RetrievalExamples | None,
     curves: Sequence[LossCurve],
     labels: Mapping[str, str],
-    caption_examples: Sequence[CaptionExample],
+    captions: Captions,
     **context: Any,
 ) -> str:
     """The page as text."""
     base = results["baseline"]
     models = sorted(results["models"], key=lambda model: model != base)
-    others = list(dict.fromkeys(row["model"] for row in results["differences"]))
-    ours = "veclip" if "veclip" in others else [*others, *models][0]
+    contrasts = [(model, other) for model, other in results["headline"]["contrasts"]]
+    compared = [model for model in models if any(model in pair for pair in contrasts)] or models
     name = next(iter(results["sets"]))
     rows = {(r["model"], r["split"], r["metric"]): r for r in results["summary"] if r["set"] == name}
-    differences = {(r["model"], r["split"], r["metric"]): r for r in results["differences"] if r["set"] == name}
+    differences = {
+        (r["model"], r["baseline"], r["split"], r["metric"]): r for r in results["differences"] if r["set"] == name
+    }
     classes = list(results["sets"][name]["classes"])
-    answer, sentences = words.answer(results, labels, ours, name)
+    answer, sentences = words.answer(results, labels, name)
     return _environment().get_template("template.html").render(
         question=words.QUESTION,
         answer=answer,
@@ -98,24 +99,32 @@ def render(
         set_name=name,
         evaluation_set=results["sets"][name],
         models=models,
-        others=others,
-        ours=ours,
+        compared=compared,
+        contrasts=contrasts,
+        further=[model for model in models if model not in compared],
         base=base,
-        model_notes=[words.MODEL_NOTES[model] for model in models if model in words.MODEL_NOTES],
+        notes={labels[model]: words.MODEL_NOTES[model] for model in models if model in words.MODEL_NOTES},
+        same=words.SAME,
         labels=labels,
         rows=rows,
         differences=differences,
         metrics=list(dict.fromkeys(metric for _, _, metric in rows)),
-        headline=[*HEADLINE_METRICS, *(f"zeroshot_top1_{label}" for label in classes)],
+        shown_metrics=[*SHOWN_METRICS, *(f"zeroshot_top1_{label}" for label in classes)],
         split_names={split: text for split, text in words.SPLIT_NAMES.items() if split in results["sets"][name]["splits"]},
         charts=_charts(rows, models, labels, classes),
         loss_chart=figures.loss_figure(curves, models) if curves else None,
         retrieval=_retrieval(retrieval_examples, labels) if retrieval_examples else None,
-        captions=[(example, thumbnail(example.picture, CAPTION_PIXELS)) for example in caption_examples[:MOST_CAPTION_EXAMPLES]],
+        captions=captions,
+        random_rows=_with_thumbnails(captions.random, ROW_PIXELS),
+        refused={reason: _with_thumbnails(found, CAPTION_PIXELS) for reason, found in captions.by_reason.items()},
         css=(HERE / "style.css").read_text(),
         verdict=words.verdict,
         **context,
     )  # fmt: skip
+
+
+def _with_thumbnails(found: Sequence[CaptionExample], pixels: int) -> list[tuple[CaptionExample, str]]:
+    return [(example, thumbnail(example.picture, pixels)) for example in found]
 
 
 def clean(text: str | None, longest: int = LONGEST_TEXT) -> str:

@@ -1,0 +1,60 @@
+"""The arms of the comparison: one recipe, the same pictures, batches, crops and initial weights; other texts.
+
+What is compared, and by which numbers, is written here before anything is run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from veclip_core.mixing.choose import CONTROL, TEMPLATE
+from veclip_core.training.recipe import ALT_TEXT_ONLY, MIXED
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one model reads."""
+
+    name: str
+    weights: Mapping[str, float]
+    """Caption source to its share of the draws."""
+
+    @property
+    def manifest(self) -> str:
+        """The asset whose rows it reads."""
+        return "manifest_control" if CONTROL in self.weights else "manifest"
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("clip", ALT_TEXT_ONLY),
+        Arm("veclip", MIXED),
+        Arm("control", {"alt": 0.5, CONTROL: 0.5}),
+        Arm("vecap_only", {"vecap": 1.0}),
+        Arm("template_only", {TEMPLATE: 1.0}),
+        Arm("vec_only", {"vec": 1.0}),
+    )
+}
+BASELINE = "clip"
+TRAINED_AT_EVERY_SCALE = ("clip", "veclip")
+CONTROL_ASSETS = ("vecap_control", "manifest_control")
+"""What only the control reads."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which trainings stand beside each other, and what of them is the headline: chosen before the run."""
+
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    contrasts: tuple[tuple[str, str], ...]
+    """Pairs (model, baseline) whose difference in mean recall and mean rank is the answer."""
+    splits: tuple[str, ...] = ("all", "fitted", "unseen")
+
+
+FIRST_LOOK = Comparison(TRAINED_AT_EVERY_SCALE, (0,), (("veclip", BASELINE),))
+"""One seed of the two models: a table within minutes."""
+
+EXPERIMENT = Comparison(tuple(ARMS), (0, 1, 2), (("veclip", BASELINE), ("control", BASELINE), ("veclip", "control")))
+"""Every arm, three seeds. Mixed must beat AltText alone, and the control, mixed with what the captioner saw on other pictures,
+must not: else it was not the description that helped."""

@@ -1,0 +1,198 @@
+"""The sample's experiment: every arm of the comparison over several seeds, and the report that holds them beside each other."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+from pydantic import Field
+
+from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.evaluation import make_report
+from veclip_core.pipeline.lineage import track_stages
+from veclip_core.pipeline.side_by_side import Training, train_side_by_side
+from veclip_core.pipeline.training import Trained
+from veclip_core.scales import Scale
+from veclip_core.training.arms import ARMS, EXPERIMENT
+from veclip_dagster import checks, metadata
+from veclip_dagster.data_assets import chain_of, result_of_stage
+from veclip_dagster.failures import clear_failures
+from veclip_dagster.links import mlflow_links, tags_of
+from veclip_dagster.model_assets import OBSERVE_EVERY_STEPS, headline_numbers, scores_table
+from veclip_dagster.resources import VeclipResource
+
+SEEDS = list(EXPERIMENT.seeds)
+
+
+class ArmsConfig(dg.Config):
+    """Which trainings, and a smaller trial of them."""
+
+    arms: list[str] = Field(list(EXPERIMENT.arms), description=f"Of {', '.join(ARMS)}.")
+    seeds: list[int] = Field(SEEDS)
+    steps: int | None = None
+
+
+def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The control's captions and manifest, the arms, their grid, and the report."""
+    s = scale.name
+    group = f"experiment_{s}"
+    grid = dg.AssetSpec(
+        f"arms_{s}_trainings",
+        deps=[f"manifest_{s}", f"manifest_control_{s}"],
+        partitions_def=dg.MultiPartitionsDefinition(
+            {
+                "arm": dg.StaticPartitionsDefinition(list(EXPERIMENT.arms)),
+                "seed": dg.StaticPartitionsDefinition([str(seed) for seed in SEEDS]),
+            }
+        ),
+        group_name=group,
+        owners=["team:research"],
+        kinds={"pytorch"},
+        description=f"Progress of arms_{s} by arm and seed. Shown only: the truth is the checkpoints.",
+    )
+
+    @dg.asset(
+        name=f"vecap_control_{s}",
+        deps=[f"vecap_{s}"],
+        group_name=group,
+        kinds={"pytorch", "huggingface"},
+        owners=["team:research"],
+        pool="gpu",
+        code_version=code_versions["vecap"],
+        check_specs=checks.specs(
+            f"vecap_control_{s}", "counts_add_up", "some_rows_ok", "no_shard_set_aside", "llm_wrote_some"
+        ),
+        description="The control's captions: every AltText fused, by the same model and check, with the VeC of another picture.",
+    )
+    def vecap_control(context: dg.AssetExecutionContext, veclip: VeclipResource) -> dg.MaterializeResult:
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, f"vecap_control_{s}")
+            shuffle, fuse, select = chain.vecap_control()
+            run_id = track_stages(chain, "vecap_control", [shuffle, fuse, select], tags_of(context, chain.settings))
+        fused = (select.rows_ok - select.fallbacks) / select.rows_in if select.rows_in else 0.0
+        numbers = {
+            "written_by_the_llm": metadata.number(fused),
+            **mlflow_links(chain.settings, {f"vecap_control_{s}": run_id} if run_id else {}),
+            **metadata.of_stage(shuffle),
+            **metadata.of_stage(fuse),
+            **metadata.of_stage(select),
+        }
+        return result_of_stage(select, numbers, checks.of_stage(shuffle, fuse, select, llm_share=fused))
+
+    @dg.asset(
+        name=f"manifest_control_{s}",
+        deps=[f"manifest_{s}", f"vecap_control_{s}"],
+        group_name=group,
+        kinds={"python", "parquet"},
+        owners=["team:research"],
+        code_version=code_versions["manifest"],
+        check_specs=checks.specs(f"manifest_control_{s}", "counts_add_up", "some_rows_ok", "ids_unique"),
+        description=f"The rows of manifest_{s} with one more column: the control's captions.",
+    )
+    def manifest_control(context: dg.AssetExecutionContext, veclip: VeclipResource) -> dg.MaterializeResult:
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, f"manifest_control_{s}")
+            report, uri = chain.manifest_control()
+        numbers = {**metadata.of_stage(report), "manifest": dg.MetadataValue.text(uri)}
+        return result_of_stage(report, numbers, checks.of_stage(report, unique=True))
+
+    @dg.asset(
+        name=f"arms_{s}",
+        deps=[f"manifest_{s}", f"manifest_control_{s}"],
+        group_name=group,
+        kinds={"pytorch", "mlflow"},
+        owners=["team:research"],
+        pool="gpu",
+        code_version=code_versions["arms"],
+        description="Every arm of the comparison with every seed, trained side by side: equal recipes, pictures, batches and "
+        f"crops, other texts. Arms: {', '.join(ARMS)}.",
+    )
+    def arms(context: dg.AssetExecutionContext, config: ArmsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+        def on_progress(training: Training, step: int, numbers: Mapping[str, float]) -> None:
+            if step % OBSERVE_EVERY_STEPS == 0:
+                shown = {name: dg.MetadataValue.float(float(value)) for name, value in numbers.items()}
+                of = dg.MetadataValue.text(f"{training[0]} seed {training[1]}")
+                told = {"training": of, "step": dg.MetadataValue.int(step), **shown}
+                context.log_event(dg.AssetObservation(context.asset_key, metadata=told))
+
+        def on_trained(made: Trained) -> None:
+            if made.arm in EXPERIMENT.arms and made.seed in EXPERIMENT.seeds:
+                partition = dg.MultiPartitionKey({"arm": made.arm, "seed": str(made.seed)})
+                numbers = {
+                    name: metadata.number(made.report[name]) for name in ("final_loss", "steps", "samples_per_s")
+                }
+                context.log_event(dg.AssetMaterialization(grid.key, partition=partition, metadata=numbers))
+
+        with clear_failures():
+            chain = chain_of(context, veclip, scale, f"arms_{s}")
+            made = train_side_by_side(
+                chain,
+                [(arm, seed) for seed in config.seeds for arm in config.arms],
+                overrides={} if config.steps is None else {"steps": config.steps},
+                tags=tags_of(context, chain.settings),
+                on_progress=on_progress,
+                on_trained=on_trained,
+            )
+        return dg.MaterializeResult(
+            metadata={
+                "trainings": _trainings_table(made),
+                "loss": metadata.curve(_losses(made), "contrastive loss (training)", "loss"),
+                **mlflow_links(
+                    chain.settings, {f"{one.arm} seed {one.seed}": one.run_id for one in made if one.run_id}
+                ),
+            },
+            tags={"veclip/partial": str(any(one.partial for one in made)).lower()},
+        )
+
+    @dg.asset(
+        name=f"experiment_report_{s}",
+        deps=[f"arms_{s}"],
+        group_name=group,
+        kinds={"pytorch", "mlflow"},
+        owners=["team:research"],
+        code_version=code_versions["eval_report"],
+        description="Mixed against AltText alone against the control, over seeds, with intervals: the report people send around.",
+    )
+    def experiment_report(context: dg.AssetExecutionContext, veclip: VeclipResource) -> dg.MaterializeResult:
+        with clear_failures():
+            chain: Chain = chain_of(context, veclip, scale, f"experiment_report_{s}")
+            made = make_report(chain, EXPERIMENT, f"{s}-experiment")
+        return dg.MaterializeResult(
+            metadata={
+                "report": dg.MetadataValue.path(made.report_uri),
+                "results": dg.MetadataValue.path(made.results_uri),
+                "scores": scores_table(made.results),
+                **mlflow_links(chain.settings, made.run_ids),
+                **headline_numbers(made.results),
+            },
+            data_version=dg.DataVersion(made.results["identity"]),
+            tags={"veclip/partial": str(made.partial).lower()},
+        )
+
+    return [vecap_control, manifest_control, arms, grid, experiment_report]
+
+
+def _losses(made: list[Trained]) -> dict[str, list[tuple[float, float]]]:
+    """Of the first seed of each arm: lines of all would hide each other."""
+    first: dict[str, Trained] = {}
+    for one in made:
+        first.setdefault(one.arm, one)
+    return {
+        f"{arm}, seed {one.seed}": [(float(point["step"]), float(point["loss"])) for point in one.report["history"]]
+        for arm, one in first.items()
+    }
+
+
+def _trainings_table(made: list[Trained]) -> dg.MetadataValue:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "arm": one.arm,
+                    "seed": one.seed,
+                    "final_loss": round(one.report["final_loss"], 4),
+                    "samples_per_s": round(one.report["samples_per_s"], 1),
+                    "checkpoint": one.checkpoint,
+                }
+            )
+            for one in made
+        ]
+    )
