@@ -168,3 +168,39 @@ def test_mlflow_compares_the_two_trainings(ui: Ui, page: Any, tmp_path: Path) ->
     page.get_by_text("Comparing 2 Runs").first.wait_for()
     page.get_by_text("openmoji/all/mean_recall").first.wait_for()
     page.screenshot(path=str(tmp_path / "compare.png"), full_page=True)
+
+
+def test_the_experiment_fills_its_grid_and_its_report_fits_a_phone_and_paper(ui: Ui, page: Any, tmp_path: Path) -> None:
+    steps = json.dumps({"ops": {"arms_sample": {"config": {"steps": 3}}}})
+    job = ("dagster", "job", "execute", "-m", "veclip_dagster.definitions", "-j", "experiment_sample")
+    done = ui.deployment.run(*job, "--config-json", steps, DAGSTER_MODULE_NAME="")
+    assert done.returncode == 0, done.stdout[-4000:]
+    status = "partitionStats { numMaterialized numPartitions }"
+    grid = ui.ask(
+        f'{{ assetNodeOrError(assetKey: {{path: ["arms_sample_trainings"]}}) {{ ... on AssetNode {{ {status} }} }} }}'
+    )
+    assert grid["assetNodeOrError"]["partitionStats"] == {"numMaterialized": 18, "numPartitions": 18}
+    results = json.loads((ui.deployment.root / "reports" / "sample-experiment.json").read_text())
+    assert results["seeds"] == [0, 1, 2]
+    assert len(results["models"]) == 6
+    assert {tuple(pair) for pair in results["headline"]["contrasts"]} >= {("veclip", "clip"), ("control", "clip")}
+    assert results["partial"], "trainings of 3 steps are a trial"
+    with urllib.request.urlopen(
+        f"{ui.mlflow}/api/2.0/mlflow/runs/get?run_id={results['trainings'][-1]['run_id']}"
+    ) as answer:
+        names = {metric["key"] for metric in json.loads(answer.read())["run"]["data"]["metrics"]}
+    assert {"loss", "openmoji/unseen/mean_rank"} <= names
+    report = (ui.deployment.root / "reports" / "sample-experiment.html").as_uri()
+    for name, width in (("phone", 375), ("desk", 1200)):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(report)
+        page.get_by_text("Seed by seed").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"the page scrolls sideways on a {name}"
+        broken = page.locator("img").evaluate_all("all => all.filter(p => p.complete && !p.naturalWidth).length")
+        assert broken == 0
+        page.screenshot(path=str(tmp_path / f"{name}.png"), full_page=True)
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 760, "height": 1000})  # A4's width within its margins
+    wide = page.locator("table").evaluate_all("all => all.filter(t => t.scrollWidth > 760).length")
+    page.emulate_media(media="screen")
+    assert wide == 0, "a table is cut off in print"

@@ -57,7 +57,7 @@ def train_arm(
     Raises:
         NotMadeYet: without a manifest.
     """
-    manifest, partial = _manifest(chain, arm)
+    manifest, partial = manifest_table(chain, arm)
     recipe = recipe_of(chain, arm, seed, overrides)
     identity = training_identity(recipe, manifest)[:16]
     folder = storage.join(chain.root, chain.source, "train", identity)
@@ -110,7 +110,8 @@ def manifest_of(chain: Chain, arm: str) -> Current:
     return chain.current("mix", ARMS[arm].manifest)
 
 
-def _manifest(chain: Chain, arm: str) -> tuple[ManifestTable, bool]:
+def manifest_table(chain: Chain, arm: str) -> tuple[ManifestTable, bool]:
+    """The manifest that an arm reads, and whether it is partial. Raises NotMadeYet with the command that makes it."""
     current = manifest_of(chain, arm)
     shards = current.shard_set(chain.root, chain.source)
     mapped = chain.settings.cache_folder / "manifests" if current.rows_ok > MANIFESTS_IN_MEMORY_ROWS else None
