@@ -17,6 +17,7 @@ def compare(
     *,
     baseline: str = "clip",
     headline: Sequence[tuple[str, str]] | None = None,
+    headline_metrics: Sequence[str] = HEADLINE,
     headline_splits: Sequence[str] = ("all",),
 ) -> dict[str, Any]:
     """The results of several models, seeds and sets as plain data.
@@ -28,7 +29,7 @@ def compare(
     Args:
         headline: the pairs (model, baseline) that were to be compared before anything was run; the first other model and the
             baseline by default.
-        headline_splits: where they were to be compared.
+        headline_metrics: by what, and `headline_splits`: where they were to be compared.
 
     Raises:
         ValueError: where evaluations cannot be compared.
@@ -62,9 +63,19 @@ def compare(
     splits = [
         split for split in headline_splits if all(split in of_set["splits"] for of_set in results["sets"].values())
     ]
-    chosen = [row for row in results["differences"] if _is_headline(row, headline or (), splits)]
+    chosen = [
+        row
+        for row in results["differences"]
+        if row["metric"] in headline_metrics
+        and row["split"] in splits
+        and (row["model"], row["baseline"]) in list(headline or ())
+    ]
     return results | {
-        "headline": {"contrasts": [list(pair) for pair in headline or ()], "metrics": list(HEADLINE), "splits": splits},
+        "headline": {
+            "contrasts": [list(pair) for pair in headline or ()],
+            "metrics": list(headline_metrics),
+            "splits": splits,
+        },
         "comparisons": {
             "made": len(results["differences"]),
             "resolved": sum(row["resolved"] for row in results["differences"]),
@@ -76,10 +87,6 @@ def compare(
         "method": _method(config),
         "paper": reference(),
     }
-
-
-def _is_headline(row: dict[str, Any], pairs: Sequence[tuple[str, str]], splits: Sequence[str]) -> bool:
-    return row["metric"] in HEADLINE and row["split"] in splits and (row["model"], row["baseline"]) in list(pairs)
 
 
 def _by_seed(evaluations: "Sequence[Evaluation]") -> "dict[int, Evaluation]":
@@ -160,7 +167,8 @@ def _interval(run: "Evaluation", by_seed: Sequence[Drawn], minus: Sequence[Drawn
 def _method(config: "EvaluationConfig") -> dict[str, str]:
     return {
         "intervals": f"{config.confidence:.0%} bootstrap percentile intervals, {config.draws:,} draws of pictures with their "
-        "captions, and of seeds where a number is over several; not corrected for the number of metrics",
+        "captions, widened by Student's t for what another seed would give where a number is over several; not corrected for the "
+        "number of comparisons",
         "differences": "model minus baseline, paired by picture and seed; resolved where the interval excludes 0",
         "splits": "queries are those of the split, the gallery and the classes are the whole set",
         "mean_recall": "the mean of R@1, R@5 and R@10, image to text and text to image",

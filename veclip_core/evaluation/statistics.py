@@ -1,4 +1,4 @@
-"""Bootstrap percentile intervals over queries, and over queries and seeds together.
+"""Bootstrap percentile intervals over queries, widened by Student's t for the seeds where there are several.
 
 The unit that is drawn is the picture, with all its captions: captions of one picture are not independent of each other.
 A draw is a vector of weights over pictures; a metric is a function of weights, so that the same draws serve every metric,
@@ -80,13 +80,13 @@ def draw(statistic: Statistic, mask_N: np.ndarray, weights_BN: np.ndarray) -> Dr
     return Drawn(float(statistic(np.asarray(mask_N, dtype=np.float64)[None])[0]), statistic(weights_BN))
 
 
-def draw_seed_weights(seeds: int, draws: int, seed: int) -> np.ndarray:
-    """Weights of the seeds' results [draws, S], each row summing to 1. The spread is scaled by sqrt(S / (S-1)) (Rao and Wu's
-    rescaled bootstrap), because drawing S from S understates the variance of a mean by (S-1)/S: by a third for three seeds."""
-    if seeds == 1:
-        return np.ones((draws, 1))
-    counts_BS = np.random.default_rng([seed, seeds, 1]).multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
-    return 1 / seeds + (counts_BS / seeds - 1 / seeds) * np.sqrt(seeds / (seeds - 1))
+def draw_students_t(seeds: int, draws: int, seed: int) -> np.ndarray:
+    """Draws of Student's t with S - 1 degrees of freedom [draws]: its quantiles in a random order, so that the tails, long for
+    few seeds, do not depend on luck."""
+    from scipy.stats import t
+
+    quantiles = t.ppf((np.arange(draws) + 0.5) / draws, df=seeds - 1)
+    return np.random.default_rng([seed, seeds, 1]).permutation(quantiles)
 
 
 def interval(
@@ -94,7 +94,9 @@ def interval(
 ) -> Interval:
     """The interval of the mean over seeds of a metric, or of its paired difference to `minus` (same seeds, same draws).
 
-    Anti-conservative where seeds are few and differ much: a percentile interval knows no Student's t."""
+    Pictures are drawn anew; over several seeds each draw also gets the error of a mean of S seeds, s / sqrt(S) times a draw of
+    Student's t. Drawing seeds from so few would cover too little: of three, 81 % instead of 95 %. What pictures and seeds do
+    together is counted in both, so that the interval is a little too wide rather than too narrow."""
     value_S = np.array([drawn.value for drawn in by_seed])
     draws_BS = np.stack([drawn.draws_B for drawn in by_seed], axis=1)
     if minus is not None:
@@ -105,7 +107,9 @@ def interval(
         value_S = value_S - np.array([drawn.value for drawn in minus])
         draws_BS = draws_BS - np.stack([drawn.draws_B for drawn in minus], axis=1)
     draws, seeds = draws_BS.shape
-    draws_B = (draws_BS * draw_seed_weights(seeds, draws, seed)).sum(1)
+    draws_B = draws_BS.mean(axis=1)
+    if seeds > 1:
+        draws_B = draws_B + draw_students_t(seeds, draws, seed) * value_S.std(ddof=1) / np.sqrt(seeds)
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws_B, [tail, 1 - tail])
     return Interval(float(value_S.mean()), float(low), float(high))

@@ -1,4 +1,4 @@
-"""Recipes: what decides a training's result, the sample's and the paper's.
+"""Recipes: what decides a training's result, the sample's and the paper's. What is compared by which numbers: `arms.py`.
 
 The standing of each paper value is that of PAPER.md's table: [S] read in a public source, [R] reconstructed or chosen here.
 """
