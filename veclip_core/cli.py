@@ -13,6 +13,7 @@ import typer
 from veclip_core.mendable import Mendable
 from veclip_core.scales import SCALES, scale_named
 from veclip_core.settings import Settings
+from veclip_core.shards import NotMadeYet
 from veclip_core.training.arms import ARMS, CONTROL_ASSETS, EXPERIMENT, FIRST_LOOK
 
 app = typer.Typer(
@@ -79,6 +80,12 @@ def run(
 
     if asset not in ASSETS:
         raise typer.BadParameter(f"there is no asset {asset!r}; there are {', '.join(ASSETS)}")
+    if asset in EXPERIMENT_ASSETS and scale != "sample":
+        raise typer.BadParameter(f"{asset} belongs to the sample's experiment: there is none of scale {scale}")
+    if seed and asset in ("arms", "experiment_report"):
+        raise typer.BadParameter(
+            f"{asset} has its own seeds, {EXPERIMENT.seeds}: train one arm (`veclip run clip --seed 1`)"
+        )
     chain = Chain(Settings.from_environment(), _scale(scale))
     if asset == "raw_urls":
         _tell(chain.raw_urls(rows).metrics())
@@ -226,7 +233,6 @@ def results(
 ) -> None:
     """The comparison table of the latest report, and where the report is."""
     from veclip_core import storage
-    from veclip_core.shards import NotMadeYet
 
     settings, chosen = Settings.from_environment(), _scale(scale)
     name = _report_name(chosen.name, experiment)
@@ -241,6 +247,8 @@ def results(
 
 def comparison(found: Mapping[str, Any]) -> str:
     """`results.json` over all queries as text: the models of the headline side by side, then each pair's difference."""
+    if "headline" not in found:
+        raise NotMadeYet("this report was made by an older version: make it again (`veclip run eval_report`)")
     rows = {(row["model"], row["metric"]): row for row in found["summary"] if row["split"] == "all"}
     differences = {
         (row["model"], row["baseline"], row["metric"]): row for row in found["differences"] if row["split"] == "all"
@@ -259,6 +267,8 @@ def comparison(found: Mapping[str, Any]) -> str:
             row = differences[model, baseline, metric]
             word = f"favours {row['favours']}" if row["resolved"] else "not resolved"
             lines.append(f"{metric:<28}{row['value']:>+8.2f} [{row['low']:+.2f}, {row['high']:+.2f}]  {word}")
+    if found.get("partial"):
+        lines.append("\nA trial: on part of the data, or with fewer steps than the recipe.")
     return "\n".join(lines)
 
 

@@ -62,17 +62,10 @@ def worker_pool(
     )
 
 
-def stop_workers(pool: ProcessPoolExecutor, within_s: float = 5, terminate: bool = False) -> None:
-    """End a pool's processes. One that is in the middle of its work (the run was stopped) is killed: work is resumable.
-
-    Args:
-        terminate: send SIGTERM first, for work that saves itself on it.
-    """
+def stop_workers(pool: ProcessPoolExecutor, within_s: float = 5) -> None:
+    """End a pool's processes. One that is in the middle of its work (the run was stopped) is killed: work is resumable."""
     processes = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        if terminate:
-            process.terminate()
     for process in processes:
         process.join(timeout=within_s)
         if process.is_alive():

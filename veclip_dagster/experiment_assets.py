@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 from pydantic import Field
 
+from veclip_core.config import digest_of
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import make_report
 from veclip_core.pipeline.lineage import track_stages
@@ -56,7 +57,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         kinds={"pytorch", "huggingface"},
         owners=["team:research"],
         pool="gpu",
-        code_version=code_versions["vecap"],
+        code_version=code_versions["vecap_control"],
         check_specs=checks.specs(
             f"vecap_control_{s}", "counts_add_up", "some_rows_ok", "no_shard_set_aside", "llm_wrote_some"
         ),
@@ -83,7 +84,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         group_name=group,
         kinds={"python", "parquet"},
         owners=["team:research"],
-        code_version=code_versions["manifest"],
+        code_version=code_versions["manifest_control"],
         check_specs=checks.specs(f"manifest_control_{s}", "counts_add_up", "some_rows_ok", "ids_unique"),
         description=f"The rows of manifest_{s} with one more column: the control's captions.",
     )
@@ -139,6 +140,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
                     chain.settings, {f"{one.arm} seed {one.seed}": one.run_id for one in made if one.run_id}
                 ),
             },
+            data_version=dg.DataVersion(digest_of([[one.arm, one.seed, one.identity] for one in made])),
             tags={"veclip/partial": str(any(one.partial for one in made)).lower()},
         )
 
@@ -148,7 +150,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         group_name=group,
         kinds={"pytorch", "mlflow"},
         owners=["team:research"],
-        code_version=code_versions["eval_report"],
+        code_version=code_versions["experiment_report"],
         description="Mixed against AltText alone against the control, over seeds, with intervals: the report people send around.",
     )
     def experiment_report(context: dg.AssetExecutionContext, veclip: VeclipResource) -> dg.MaterializeResult:

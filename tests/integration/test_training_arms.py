@@ -1,9 +1,13 @@
 """The trainings of a scale, from manifests in the store."""
 
+import os
 import shutil
+import signal
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,12 +18,14 @@ from veclip_core.mixing.choose import CONTROL
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import require_comparable
 from veclip_core.pipeline.side_by_side import Training, TrainingsFailed, train_side_by_side
-from veclip_core.pipeline.training import train_arm, trained
+from veclip_core.pipeline.training import manifest_table, recipe_of, train_arm, trained
 from veclip_core.samples import ShardKey
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
-from veclip_core.shards import Current, promote
+from veclip_core.shards import Current, NotMadeYet, promote
 from veclip_core.training.arms import EXPERIMENT
+from veclip_core.training.loop import train, training_identity
+from veclip_core.training.report import Runtime
 
 OVERRIDES = {name: value for name, value in TINY.model_dump().items() if name not in ("weights", "seed")}
 SAMPLE = SCALES["sample"]
@@ -89,10 +95,71 @@ def test_all_arms_side_by_side(chain: Chain) -> None:
     assert [one.checkpoint for one in again] == [one.checkpoint for one in made]
 
 
+def test_a_trial_leaves_the_whole_training_in_its_place(chain: Chain) -> None:
+    """`veclip run clip --steps 5` on the root of a finished experiment must not become what the report compares."""
+    _, made = train_arm(chain, "clip", overrides=OVERRIDES)
+    whole = replace(made, partial=False)
+    uri = storage.join(chain.root, chain.source, "train", "current", "sample-clip-seed-0.json")
+    storage.write_json(uri, asdict(whole))
+    train_arm(chain, "clip", overrides={**OVERRIDES, "steps": 3})
+    assert trained(chain, "clip").identity == whole.identity
+    storage.write_json(uri, asdict(replace(whole, manifest_digest="of an older manifest")))
+    train_arm(chain, "clip", overrides={**OVERRIDES, "steps": 3})
+    assert trained(chain, "clip").report["steps"] == 3, "a whole training on another manifest is of no use any more"
+
+
+def test_a_killed_process_costs_one_attempt(chain: Chain) -> None:
+    """`kill -9` of every training: each goes on from its checkpoint, and ends as it would have."""
+    long = {**OVERRIDES, "steps": 120}
+    killed: list[int] = []
+
+    def kill_all(training: Training, step: int, numbers: Any) -> None:
+        if step >= 60 and not killed:
+            workers = [child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+            killed.extend(workers)
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+
+    made = train_side_by_side(chain, [("clip", 0), ("veclip", 0)], overrides=long, on_progress=kill_all)
+    assert killed
+    assert any(one.report["resumed_at"] for one in made)
+    digests = {one.arm: storage.read_json(f"{one.checkpoint}.success.json")["sha256"] for one in made}
+    alone = replace(chain, settings=chain.settings.model_copy(update={"threads": 1}))
+    for one in made:
+        shutil.rmtree(Path(one.checkpoint).parent)
+        _, undisturbed = train_arm(alone, one.arm, overrides=long)
+        assert undisturbed.report["resumed_at"] == 0
+        assert undisturbed.report["final_loss"] == one.report["final_loss"], "bit for bit"
+    assert len(set(digests.values())) == 2
+
+
+def test_sigterm_saves_a_checkpoint(chain: Chain) -> None:
+    def stop(training: Training, step: int, numbers: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_side_by_side(
+            chain, [("clip", 0), ("veclip", 0)], overrides={**OVERRIDES, "steps": 3000}, on_progress=stop
+        )
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    saved = [Path(file).name for file in (Path(chain.root) / chain.source / "train").rglob("*.success.json")]
+    steps = [int("".join(char for char in name if char.isdigit())) for name in saved]
+    assert any(step % Runtime().checkpoint_every_steps for step in steps), (
+        f"saved at the signal, not by the clock: {saved}"
+    )
+
+
 def test_what_fails_is_named_and_the_rest_is_kept(chain: Chain) -> None:
-    storage.delete(storage.join(chain.root, chain.source, "mix", "current", "sample-control.json"))
-    with pytest.raises(
-        TrainingsFailed, match=r"1 of 2 trainings failed \(control seed 0: manifest_control_sample is not"
-    ):
-        train_side_by_side(chain, [("control", 0), ("clip", 0)], overrides=OVERRIDES)
+    recipe, manifest = recipe_of(chain, "vec_only", 0, OVERRIDES), manifest_table(chain, "vec_only")[0]
+    folder = Path(chain.root) / chain.source / "train" / training_identity(recipe, manifest)[:16]
+    train(recipe_of(chain, "clip", 7, OVERRIDES), manifest, folder)
+    with pytest.raises(TrainingsFailed, match=r"1 of 2 trainings failed \(vec_only seed 0: .*holds another training"):
+        train_side_by_side(chain, [("vec_only", 0), ("clip", 0)], overrides=OVERRIDES)
     assert trained(chain, "clip").report["steps"] == TINY.steps
+
+
+def test_a_missing_manifest_is_said_before_anything_is_begun(chain: Chain) -> None:
+    storage.delete(storage.join(chain.root, chain.source, "mix", "current", "sample-control.json"))
+    with pytest.raises(NotMadeYet, match="--select manifest_control_sample"):
+        train_side_by_side(chain, [("clip", 0), ("control", 0)], overrides=OVERRIDES)
+    assert not (Path(chain.root) / chain.source / "train").exists()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from veclip_core import storage
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import require_comparable, require_current
 from veclip_core.pipeline.training import Trained
@@ -15,8 +16,8 @@ from veclip_core.shards import Current, NotMadeYet, promote
 SAME = {"manifest_digest": "m", "steps": 300, "batch_size": 256, "parameters": 10, "precision": "bf16"}
 
 
-def make_current(chain: Chain, label: str, digest: str, inputs: dict[str, str]) -> None:
-    current = Current("mix", label, "i", digest, 1, 1, 1, False, inputs, rows_ok=9)
+def make_current(chain: Chain, label: str, digest: str, inputs: dict[str, str], rows: int = 9) -> None:
+    current = Current("mix", label, "i", digest, 1, 1, 1, False, inputs, rows_ok=rows)
     promote(chain.root, chain.source, current, shards_made=1)
 
 
@@ -52,9 +53,41 @@ def test_the_control_is_of_the_same_captions(tmp_path: Path) -> None:
         require_current(chain, [training("clip"), training("control")])
     make_current(chain, "sample-control", "m", {"fuse": "f", "control": "c", "mix": "j"})
     require_current(chain, [training("clip"), training("control")])
-    make_current(chain, "sample-control", "m", {"fuse": "older", "control": "c", "mix": "j"})
-    with pytest.raises(NotMadeYet, match=r"--select vecap_control_sample,manifest_control_sample"):
-        require_current(chain, [training("clip"), training("control")])
+    for fuse, rows in (("older", 9), ("f", 8)):
+        make_current(chain, "sample-control", "m", {"fuse": fuse, "control": "c", "mix": "j"}, rows)
+        with pytest.raises(NotMadeYet, match=r"--select manifest_sample,vecap_control_sample,manifest_control_sample"):
+            require_current(chain, [training("clip"), training("control")])
+
+
+@pytest.mark.parametrize(
+    ("stage", "label", "older", "named"),
+    [
+        ("mix", "sample", {"fuse": "older"}, "--select manifest_sample"),
+        ("select", "sample-control", {"describe": "older"}, "other descriptions.*--select vecap_control_sample"),
+        ("select", "sample-control", {"fuse": "of another model"}, "other settings.*--select vecap_control_sample"),
+    ],
+)
+def test_a_control_is_not_joined_with_captions_it_was_not_made_for(
+    tmp_path: Path, stage: str, label: str, older: dict[str, str], named: str
+) -> None:
+    """The sample_ids would still match, so that nobody would notice."""
+    chain = Chain(Settings(root=str(tmp_path)), SCALES["sample"])
+    inputs = {"list_urls": "l", "download": "d", "describe": "v", "fuse": "f", "select": "s"}
+    for of_stage, identity, model in (
+        ("fuse", "f", "a"), ("fuse", "g", "a"), ("fuse", "of another model", "b"), ("select", "s", ""), ("select", "t", ""),
+    ):  # fmt: skip
+        uri = storage.join(chain.root, chain.source, of_stage, identity, "config.json")
+        storage.write_json(uri, {"config": {"model": model}})
+    for of_stage, of_label, lineage in (
+        ("select", "sample", inputs),
+        ("mix", "sample", {**inputs, "mix": "i"}),
+        ("select", "sample-control", {**inputs, "fuse": "g", "select": "t", "shuffle": "x"}),
+    ):
+        made_from = {**lineage, **(older if (of_stage, of_label) == (stage, label) else {})}
+        current = Current(of_stage, of_label, "i", "digest", 1, 1, 1, False, made_from, rows_ok=9)
+        promote(chain.root, chain.source, current, shards_made=1)
+    with pytest.raises(NotMadeYet, match=named):
+        chain.manifest_control()
 
 
 def test_what_trains_an_arm_is_named() -> None:

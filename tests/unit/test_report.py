@@ -78,6 +78,8 @@ def rest(found: list[Evaluation]) -> dict[str, Any]:
             ],
             {HOSTILE: [CaptionExample(picture.getvalue(), HOSTILE, "", HOSTILE, "concatenated", HOSTILE, HOSTILE)]},
             asked=12,
+            fused=0.93,
+            control={"fused": 0.88, "same_text": 7.0},
             accepted={HOSTILE: 5},
             refused={HOSTILE: 7},
         ),
@@ -100,7 +102,19 @@ def test_a_page_is_whole_and_needs_nothing_from_outside(
     page = Page(path.read_text())
     assert path == tmp_path / "report.html"
     assert path.stat().st_size < 3_000_000
-    for needed in ("Mixed", "AltText only", "Chance", "25.9", "make demo", "‡", "290.6", "public domain", "LLaVA"):
+    for needed in (
+        "Mixed",
+        "AltText only",
+        "Chance",
+        "25.9",
+        "88.0 %",
+        "Answers that were refused",
+        "make demo",
+        "‡",
+        "290.6",
+        "public domain",
+        "LLaVA",
+    ):
         assert needed in page.text
     row = next(r for r in results["differences"] if r["metric"] == "mean_rank" and r["split"] == "all")
     assert f"{abs(row['value']):.1f}" in page.text
@@ -110,6 +124,12 @@ def test_a_page_is_whole_and_needs_nothing_from_outside(
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
     assert page.tags.count("svg") == 6
     assert not re.search(r"@import|url\((?!#)", path.read_text())
+
+
+def test_a_trial_is_called_one(tmp_path: Path, found: list[Evaluation], results: dict[str, Any]) -> None:
+    for partial in (True, False):
+        text = write_report({**results, "partial": partial}, tmp_path, **rest(found)).read_text()
+        assert ("A trial" in text) == partial
 
 
 def test_hostile_captions_stay_text(tmp_path: Path, found: list[Evaluation], results: dict[str, Any]) -> None:
@@ -146,7 +166,7 @@ def test_the_answer_claims_what_the_intervals_resolve(
 ) -> None:
     changed = copy.deepcopy(results)
     for row in changed["differences"]:
-        if row["split"] == "all" and row["metric"] in ("mean_recall", "mean_rank"):
+        if row["metric"] in ("mean_recall", "mean_rank"):
             row["value"], row["low"], row["high"] = recall if row["metric"] == "mean_recall" else rank
             row["resolved"] = row["low"] > 0 or row["high"] < 0
             good = (row["value"] > 0) == (row["better"] == "higher")
@@ -154,8 +174,10 @@ def test_the_answer_claims_what_the_intervals_resolve(
     short, sentences = answer(changed, LABELS, "openmoji")
     assert expected in short
     assert len(sentences) == 3
-    for sentence, (_, low, high) in zip(sentences, (recall, rank), strict=False):
-        assert ("not resolved" in sentence) == (low <= 0 <= high)
+    unresolved = sum(low <= 0 <= high for _, low, high in (recall, rank))
+    assert sentences[0].count("not resolved") == unresolved
+    assert sentences[2].count("not resolved") == 2 * unresolved, "on concepts the captioner knows and on held-out ones"
+    assert ("held out" in short) == (expected != "Yes"), "a yes that holds on unseen concepts too needs no word more"
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +196,9 @@ def with_control(found: list[Evaluation]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("control", "expected"),
     [
-        ((0.1, -0.2, 0.4), "With another picture\u2019s description no gain shows."),
-        ((0.4, 0.2, 0.6), "But the control gains too"),
-        ((-0.4, -0.6, -0.2), "With another picture\u2019s description it gains nothing."),
+        ((0.1, -0.2, 0.4), "made from another picture\u2019s description it is not resolved."),
+        ((0.4, 0.2, 0.6), "made from another picture\u2019s description it is better in part."),
+        ((-0.4, -0.6, -0.2), "Captions from another picture\u2019s description do better still."),
     ],
 )
 def test_the_control_is_part_of_the_answer(
@@ -184,12 +206,12 @@ def test_the_control_is_part_of_the_answer(
 ) -> None:
     changed = copy.deepcopy(with_control)
     for row in changed["differences"]:
-        if (row["model"], row["baseline"], row["split"]) == ("control", "clip", "all"):
+        if (row["model"], row["baseline"], row["split"]) == ("veclip", "control", "all"):
             row["value"], row["low"], row["high"] = control if row["metric"] == "mean_recall" else (0.0, -1.0, 1.0)
             row["resolved"] = row["low"] > 0 or row["high"] < 0
-            row["favours"] = ("control" if row["value"] > 0 else "clip") if row["resolved"] else None
+            row["favours"] = ("veclip" if row["value"] > 0 else "control") if row["resolved"] else None
     short, sentences = answer(changed, {**LABELS, "control": "Control"}, "openmoji")
-    assert short.startswith("Yes, at this size.")
+    assert short.startswith("Yes, at this size."), "the control's own gain is no part of the answer"
     assert expected in short
     assert len(sentences) == 3
     assert "pictures and 2 seeds" in sentences[2]

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from veclip_core.samples import ShardKey
@@ -67,31 +67,34 @@ class Lot:
 
     any: list[CaptionPreview]
     by_reason: dict[str, list[CaptionPreview]]
-    """Samples without a fused caption, by why it was refused."""
+    """Samples of which an answer was refused, by the reason; `rejected` is that answer."""
 
 
 def drawn(
     select: ShardSet, download: ShardSet, fuse: ShardSet, keys: Sequence[ShardKey], count: int, each_reason: int
 ) -> Lot:
-    """`count` random samples and up to `each_reason` of every reason for a fallback, out of at most a few random shards."""
+    """`count` random samples and up to `each_reason` of every reason for a refusal, out of at most a few random shards."""
     some = sorted(keys, key=lambda key: _lot(str(key)))[:SHARDS_DRAWN_FROM]
-    rows = [(key, row) for key in some for row in _good_rows(select, key)]
-    rows.sort(key=lambda pair: _lot(pair[1]["sample_id"]))
-    of_reason: dict[str, list[str]] = {}
-    for _, row in rows:
-        if row["reason"] and len(of_reason.setdefault(row["reason"], [])) < each_reason:
-            of_reason[row["reason"]].append(row["sample_id"])
-    wanted = {row["sample_id"] for _, row in rows[:count]} | {id for ids in of_reason.values() for id in ids}
+    rows = {row["sample_id"]: (key, row) for key in some for row in _good_rows(select, key)}
+    by_lot = sorted(rows, key=_lot)
+    refused: dict[str, dict[str, str]] = {}
+    for key in some:
+        for candidate in fuse.read_table(key, ["sample_id", "text", "rejected"]).to_pylist():
+            if candidate["rejected"] and candidate["sample_id"] in rows:
+                refused.setdefault(candidate["rejected"], {})[candidate["sample_id"]] = candidate["text"]
+    of_reason = {reason: sorted(texts, key=_lot)[:each_reason] for reason, texts in sorted(refused.items())}
+    wanted = {*by_lot[:count], *(sample for samples in of_reason.values() for sample in samples)}
     looks = {
         look.sample_id: look
         for key in some
-        for look in _previews(
-            download, fuse, key, [row for at, row in rows if at == key and row["sample_id"] in wanted]
-        )
+        for look in _previews(download, fuse, key, [rows[sample][1] for sample in wanted if rows[sample][0] == key])
     }
     return Lot(
-        [looks[row["sample_id"]] for _, row in rows[:count]],
-        {reason: [looks[id] for id in ids] for reason, ids in sorted(of_reason.items())},
+        [looks[sample] for sample in by_lot[:count]],
+        {
+            reason: [replace(looks[sample], rejected=refused[reason][sample]) for sample in samples]
+            for reason, samples in of_reason.items()
+        },
     )
 
 

@@ -58,8 +58,8 @@ def caption_of(
 ) -> tuple[str, str, bool]:
     """The text a sample is trained on in this epoch.
 
-    An unusable choice falls back to the AltText, then to the other sources that have a weight. A source without a weight is
-    never read: the arm that trains on AltText alone must not see a generated text.
+    An unusable choice falls back to the AltText, then to the other sources that have a weight. A generated text
+    without a weight is never read: the arm that trains on AltText alone must not see a generated text.
 
     Args:
         row: a manifest row: `sample_id` and the caption columns.

@@ -25,8 +25,14 @@ CAPTION_COLUMNS = ("alt", "vec", "vecap")
 class MixConfig(Config):
     """What decides the rows of a manifest."""
 
+    version: int = 2
+    """Raised when other rows are kept: since 2 none whose picture the describer could not open."""
     columns: tuple[str, ...] = CAPTION_COLUMNS
     """Caption sources, each a column. With `control` the manifest is the experiment's, with one more input."""
+
+
+CONTROL_MIX = MixConfig(columns=(*CAPTION_COLUMNS, CONTROL))
+"""The experiment's manifest: with the control's captions."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ def _mix(task: ShardTask, columns: tuple[str, ...]) -> RowCounts:
     if distinct != len(rows):
         raise ValueError(f"{len(rows) - distinct} sample_ids stand twice in {task.key}: `select` is damaged")
     task.write(pa.Table.from_pylist(rows, mix_schema(columns)))
+    if CONTROL in columns and (missing := [row["sample_id"] for row in rows if row["sample_id"] not in control_of]):
+        raise ValueError(f"{len(missing)} samples of {task.key} are not in the control's captions: make them again")
     by_column = {f"with_{source}": float(sum(bool(row[source]) for row in rows)) for source in columns}
     no_alt_text = sum(not is_usable(row["alt"], ALT_TEXT) for row in rows)
     return RowCounts(

@@ -18,8 +18,8 @@ from veclip_core.evaluation.sets import read_openmoji
 from veclip_core.pipeline import data_card
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.training import Trained, manifest_of, tracker_of, trained
-from veclip_core.shards import NotMadeYet, Totals
-from veclip_core.training.arms import BASELINE, CONTROL_ASSETS, FIRST_LOOK, TRAINED_AT_EVERY_SCALE, Comparison
+from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals
+from veclip_core.training.arms import ARMS, BASELINE, CONTROL_ASSETS, FIRST_LOOK, TRAINED_AT_EVERY_SCALE, Comparison
 from veclip_core.training.export import load_for_evaluation
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,13 @@ def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | N
                 model, training.arm, evaluation_set, seed=training.seed, checkpoint=_digest(training), folder=folder
             )
         )
-    results = compare(evaluations, baseline=BASELINE, headline=comparison.contrasts, headline_splits=comparison.splits)
+    results = compare(
+        evaluations,
+        baseline=BASELINE,
+        headline=comparison.contrasts,
+        headline_metrics=comparison.metrics,
+        headline_splits=comparison.splits,
+    )
     results["trainings"] = [
         {
             "model": one.arm,
@@ -80,7 +86,7 @@ def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | N
             results,
             Path(made) / "report.html",
             curves=[_curve(one) for one in trainings],
-            captions=_captions(chain),
+            captions=_captions(chain, comparison),
             data_card=data_card.of(chain),
             captioner_accuracy=data_card.captioner_accuracy(chain),
             howto=HowTo(_commands(chain, comparison), _facts(chain, trainings)),
@@ -128,11 +134,15 @@ def require_current(chain: Chain, trainings: Sequence[Trained]) -> None:
                 f" current one ({current.digest[:12]}). Train again (`dagster asset materialize --select {_asset_of(one)}`), or"
                 f" make the manifest as it was then (`--select manifest_{one.scale}`)."
             )
-        if any(current.inputs[stage] != identity for stage, identity in main.inputs.items() if stage != "mix"):
+        same_captions = all(
+            current.inputs[stage] == identity for stage, identity in main.inputs.items() if stage != "mix"
+        )
+        if not same_captions or (current.rows_ok, current.parts) != (main.rows_ok, main.parts):
             control = ",".join(f"{asset}_{one.scale}" for asset in CONTROL_ASSETS)
             raise NotMadeYet(
-                f"the manifest that {one.arm}_{one.scale} reads is made from other captions than manifest_{one.scale}. Make it"
-                f" again (`dagster asset materialize --select {control}`), then train."
+                f"the manifest that {one.arm}_{one.scale} reads has other captions or other rows ({current.rows_ok:,}) than"
+                f" manifest_{one.scale} ({main.rows_ok:,}). Make both again (`dagster asset materialize --select"
+                f" manifest_{one.scale},{control}`), then train."
             )
 
 
@@ -170,13 +180,21 @@ def _curve(training: Trained) -> LossCurve:
     )
 
 
-def _captions(chain: Chain) -> Captions:
+def _captions(chain: Chain, comparison: Comparison) -> Captions:
     """Random rows, examples of every reason, and what the check accepted and refused."""
     current = chain.current("mix", "manifest")
     sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
     keys = sorted(sets["select"].markers(current.shard_keys()))
     lot = drawn(sets["select"], sets["download"], sets["fuse"], keys, RANDOM_ROWS, EXAMPLES_OF_REASON)
     fused = Totals.of(sets["fuse"].markers(current.shard_keys()).values())
+    control: dict[str, float] | None = None
+    if any(ARMS[arm].manifest == "manifest_control" for arm in comparison.arms):
+        made = chain.current("select", "vecap_control")
+        shuffled = Totals.of(made.input(chain.root, chain.source, "shuffle").markers(made.shard_keys()).values())
+        control = {
+            "fused": _fused_share(made.shard_set(chain.root, chain.source), made),
+            "same_text": shuffled.extra["same_text"],
+        }
 
     def counts(prefix: str) -> dict[str, int]:
         found = {name.removeprefix(prefix): int(n) for name, n in fused.extra.items() if name.startswith(prefix)}
@@ -185,10 +203,18 @@ def _captions(chain: Chain) -> Captions:
     return Captions(
         [_example(look) for look in lot.any],
         {reason: [_example(look) for look in looks] for reason, looks in lot.by_reason.items()},
-        fused.rows_ok,
-        counts("accepted_"),
-        counts("rejected_"),
+        asked=fused.rows_ok,
+        fused=_fused_share(sets["select"], current),
+        control=control,
+        accepted=counts("accepted_"),
+        refused=counts("rejected_"),
     )
+
+
+def _fused_share(select: ShardSet, current: Current) -> float:
+    """Of the samples that have a caption, those whose caption is the language model's."""
+    total = Totals.of(select.markers(current.shard_keys()).values())
+    return (total.rows_ok - total.fallbacks) / total.rows_ok
 
 
 def _example(look: CaptionPreview) -> CaptionExample:
@@ -214,6 +240,6 @@ def _facts(chain: Chain, trainings: Sequence[Trained]) -> dict[str, str]:
     for one in trainings:
         seconds, rate = one.report["seconds"], one.report["samples_per_s"]
         facts[f"training of {one.arm}, seed {one.seed}"] = (
-            f"{str(one.report['identity'])[:16]}, {seconds:.0f} s, {rate:.0f} samples/s"
+            f"{str(one.report['identity'])[:16]}, {seconds:.0f} s, {rate:.0f} samples/s, {one.report['threads']} threads"
         )
     return facts

@@ -1,6 +1,7 @@
 """The trainings of a scale, by arm and seed: `clip_S`, the paper's baseline on AltText alone, `veclip_S`, on the mix, and the
 experiment's further arms."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from veclip_core.training.arms import ARMS, TRAINED_AT_EVERY_SCALE
 from veclip_core.training.data import ManifestTable, load_manifest
 from veclip_core.training.loop import RunLabels, Runtime, TrainReport, train, training_identity
 from veclip_core.training.recipe import RECIPES, Recipe
+
+logger = logging.getLogger(__name__)
 
 MANIFESTS_IN_MEMORY_ROWS = 2_000_000
 
@@ -82,8 +85,19 @@ def train_arm(
         chain.scale.name, arm, seed, identity, report.checkpoint, report.run_id, report.manifest_digest,
         partial or bool(overrides), asdict(report),
     )  # fmt: skip
-    storage.write_json(_trained_uri(chain, arm, seed), asdict(trained))
+    _record(chain, trained, trial=bool(overrides))
     return report, trained
+
+
+def _record(chain: Chain, made: "Trained", trial: bool) -> None:
+    """Let evaluation find it. A trial with other recipe fields does not take the place of a whole training on its manifest."""
+    uri = _trained_uri(chain, made.arm, made.seed)
+    if trial and storage.exists(uri):
+        before = Trained(**storage.read_json(uri))
+        if not before.partial and before.manifest_digest == made.manifest_digest:
+            logger.info("%s seed %d: the trial leaves the whole training in its place", made.arm, made.seed)
+            return
+    storage.write_json(uri, asdict(made))
 
 
 def trained(chain: Chain, arm: str, seed: int = 0) -> Trained:

@@ -31,7 +31,7 @@ class Recipe(Config):
     flip: bool = True
     """Mirror half of the training pictures."""
     tokenizer: Literal["bpe-in-use", "bpe"] = "bpe-in-use"
-    """CLIP's lower-cased byte pairs: only those in use in the manifest (all caption columns), or all 49,408."""
+    """CLIP's lower-cased byte pairs: only those in use in the manifest's AltTexts, VeCs and VeCaps, or all 49,408."""
     context_length: int = Field(24, ge=4)
     """Tokens read of a text, start and end included; the rest is cut off."""
     weights: dict[str, float] = ALT_TEXT_ONLY

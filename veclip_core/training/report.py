@@ -60,6 +60,8 @@ class TrainReport:
     manifest_digest: str
     batch_size: int
     precision: str
+    threads: int
+    """Of the CPU, at its last start."""
     parameters: int
     vocab_size: int
     resumed_at: int
@@ -106,6 +108,7 @@ def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> T
         manifest_digest=state["manifest_digest"],
         batch_size=state["batch_size"],
         precision=state["precision"],
+        threads=state["threads"],
         parameters=state["parameters"],
         vocab_size=state["vocab_size"],
         resumed_at=resumed_at,

@@ -68,7 +68,7 @@ class SampleTokenizer:
 
     @classmethod
     def of_texts(cls, texts: Iterable[str], context_length: int) -> "SampleTokenizer":
-        """The vocabulary of some texts. Give it every caption column, so that all arms of an experiment share it."""
+        """The vocabulary of some texts: those of all arms of an experiment, so that they share it."""
         in_use: set[int] = set()
         for text in texts:
             in_use.update(_byte_pairs(text))

@@ -42,7 +42,11 @@ class Captions:
     by_reason: Mapping[str, Sequence[CaptionExample]] = field(default_factory=dict)
     """Why a fused caption was refused -> samples of it."""
     asked: int = 0
-    """Pairs of AltText and VeC that the model was asked to fuse."""
+    """Samples whose AltText and VeC the model was asked to fuse."""
+    fused: float = 0.0
+    """Share of samples whose VeCap is the model's."""
+    control: Mapping[str, float] | None = None
+    """Of the control's captions: `fused`, and in `same_text` how many pictures got a description equal to their own."""
     accepted: Mapping[str, int] = field(default_factory=dict)
     """Prompt -> candidates that passed the check."""
     refused: Mapping[str, int] = field(default_factory=dict)

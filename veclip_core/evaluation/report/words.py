@@ -1,6 +1,6 @@
 """The report's sentences, made from the numbers: a claim is made only where an interval excludes 0."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 QUESTION = "Does training on AltText mixed with visual\u2011enriched captions beat AltText alone?"
@@ -25,11 +25,14 @@ MODEL_NOTES = {
     "clip": "every picture always comes with its AltText",
     "veclip": "at every step it comes with its AltText or its VeCap, drawn anew",
     "control": "as mixed, but its VeCaps are fused from the VeC of another picture",
-    "vecap_only": "always with its VeCap, the language model's fusion of AltText and VeC",
+    "vecap_only": "always with its VeCap",
     "template_only": "always with AltText and VeC one after the other, no language model",
-    "vec_only": "always with what the captioner saw",
+    "vec_only": "always with its VeC",
 }
-SAME = "Initial weights, pictures, batches and crops are the same in all."
+SAME = (
+    "VeC is what the captioner says of the picture, VeCap a language model's fusion of AltText and VeC. Initial weights, pictures, "
+    "batches and crops are the same in all; a text that is missing is replaced by the AltText."
+)
 
 
 def metric_name(metric: str) -> str:
@@ -61,50 +64,60 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 
 def answer(results: Mapping[str, Any], labels: Mapping[str, str], name: str) -> tuple[str, list[str]]:
-    """A short answer and three sentences on split "all" of the set, from the pairs of the headline."""
+    """A short answer and three sentences, from the pairs of the headline: over all queries, against the control, by split."""
     contrasts = [tuple(pair) for pair in results["headline"]["contrasts"]]
     rows = {
-        (row["model"], row["baseline"], row["metric"]): row
+        (row["model"], row["baseline"], row["split"], row["metric"]): row
         for row in results["differences"]
-        if (row["set"], row["split"]) == (name, "all")
+        if row["set"] == name
     }
-    if not contrasts or (*contrasts[0], "mean_recall") not in rows:
+    if not contrasts or (*contrasts[0], "all", "mean_recall") not in rows:
         return "No comparison.", ["Only one model was evaluated: evaluate the baseline too and write the report again."]
     model, base = contrasts[0]
-    values = {(r["model"], r["metric"]): r for r in results["summary"] if r["set"] == name and r["split"] == "all"}
-    recall, rank = rows[model, base, "mean_recall"], rows[model, base, "mean_rank"]
-    of_set = results["sets"][name]
+    values = {
+        (r["model"], r["metric"]): r["value"] for r in results["summary"] if r["set"] == name and r["split"] == "all"
+    }
+    recall, rank = rows[model, base, "all", "mean_recall"], rows[model, base, "all", "mean_rank"]
     first = (
-        f"On {of_set['pictures']:,} pictures of {SET_NAMES.get(name, name)}, {labels[model]} training "
-        f"{_claim(recall, 'raises', 'lowers', 'mean recall')} "
-        f"{number(values[base, 'mean_recall']['value'])} to {number(values[model, 'mean_recall']['value'])}\u00a0% "
-        f"({signed(recall['value'])}, {interval(recall)}; chance {number(recall['chance'])}\u00a0%)."
+        f"On {results['sets'][name]['pictures']:,} pictures of {SET_NAMES.get(name, name)}, {labels[model]} training takes mean "
+        f"recall from {number(values[base, 'mean_recall'])} to {number(values[model, 'mean_recall'])}\u00a0% "
+        f"({_told(recall)}; chance {number(recall['chance'])}\u00a0%) and the right match from "
+        f"{number(values[base, 'mean_rank'])} to {number(values[model, 'mean_rank'])}\u00a0% of the way down the list "
+        f"({_told(rank)}; lower is better, chance {number(rank['chance'])}\u00a0%)."
     )
-    second = (
-        f"The right match moves from {number(values[base, 'mean_rank']['value'])} to "
-        f"{number(values[model, 'mean_rank']['value'])}\u00a0% of the way down the list "
-        f"({signed(rank['value'])}, {interval(rank)}; lower is better, chance {number(rank['chance'])}\u00a0%)"
-        f"{', a difference that is not resolved' if not rank['resolved'] else ''}."
-    )
-    short = _short(verdict(recall), verdict(rank))
+    short, sentences = [_short(verdict(recall), verdict(rank))], [first]
+    if (model, CONTROL, "all", "mean_recall") in rows:
+        over = [rows[model, CONTROL, "all", metric] for metric in ("mean_recall", "mean_rank")]
+        short.append(_short_control([verdict(row) for row in over]))
+        sentences.append(
+            f"The {labels[CONTROL].lower()}, mixed in the same way but with captions fused from another picture\u2019s "
+            f"description, has {number(values[CONTROL, 'mean_recall'])} and {number(values[CONTROL, 'mean_rank'])}\u00a0%: "
+            f"against it {labels[model].lower()} changes mean recall by {_told(over[0])} and mean rank by {_told(over[1])}."
+        )
+    else:
+        zeroshot = {key[3]: row for key, row in rows.items() if key[:3] == (model, base, "all")}
+        sentences.append(_zeroshot(zeroshot))
+    splits = {
+        split: [rows[model, base, split, metric] for metric in ("mean_recall", "mean_rank")]
+        for split in ("fitted", "unseen")
+        if (model, base, split, "mean_recall") in rows
+    }
+    if "unseen" in splits:
+        short.append(_short_unseen([verdict(row) for row in splits["unseen"]]))
     seeds = len(recall["seeds"])
     covered = f"pictures and {seeds} seeds" if seeds > 1 else "pictures, but not what another seed would give"
-    control = {metric: rows.get((CONTROL, base, metric)) for metric in ("mean_recall", "mean_rank")}
-    if control["mean_recall"] is None or control["mean_rank"] is None:
-        of_model = {metric: row for (m, b, metric), row in rows.items() if (m, b) == (model, base)}
-        return short, [first, second, _zeroshot(of_model, covered)]
-    of_control = {metric: row for metric, row in control.items() if row is not None}
-    return f"{short} {_short_control(of_control)}", [first, second, _control(of_control, labels[CONTROL], covered)]
+    by_split = "; ".join(
+        f"on {SPLIT_NAMES[split].lower()} it changes mean recall by {_told(r)} and mean rank by {_told(k)}"
+        for split, (r, k) in splits.items()
+    )
+    sentences.append(f"{by_split[:1].upper()}{by_split[1:]}{'; all' if by_split else 'All'} intervals cover {covered}.")
+    return " ".join(part for part in short if part), sentences
 
 
-def interval(row: Mapping[str, Any]) -> str:
-    return f"95\u00a0%\u00a0interval {number(row['low'])} to {number(row['high'])}"
-
-
-def _claim(row: Mapping[str, Any], raises: str, lowers: str, metric: str) -> str:
-    if not row["resolved"]:
-        return f"changes {metric} by an amount that is not resolved, from"
-    return f"{raises if row['value'] > 0 else lowers} {metric} from"
+def _told(row: Mapping[str, Any]) -> str:
+    """ "+0.62, 95 % interval 0.20 to 1.06", and where that holds 0, that it is not resolved."""
+    shown = f"{signed(row['value'])}, 95\u00a0%\u00a0interval {number(row['low'])} to {number(row['high'])}"
+    return shown if row["resolved"] else f"{shown}, not resolved"
 
 
 def _short(recall: str, rank: str) -> str:
@@ -121,36 +134,32 @@ def _short(recall: str, rank: str) -> str:
     return f"In part: mean {one} is {(found - {'not resolved'}).pop()}, mean {other} is not resolved."
 
 
-def _short_control(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    found = [verdict(row) for row in rows.values()]
-    if "better" in found:
-        return "But the control gains too: not all of it comes from what the captioner saw."
-    if found == ["not resolved", "not resolved"]:
-        return "With another picture\u2019s description no gain shows."
-    return "With another picture\u2019s description it gains nothing."
+def _short_control(over: Sequence[str]) -> str:
+    """What helped: only a difference to the control shows that it was the description."""
+    if "worse" in over:
+        return "Captions from another picture\u2019s description do better still."
+    if over == ["better", "better"]:
+        return "It beats captions made from another picture\u2019s description too."
+    if "better" in over:
+        return "Against captions made from another picture\u2019s description it is better in part."
+    return "Against captions made from another picture\u2019s description it is not resolved."
 
 
-def _control(rows: Mapping[str, Mapping[str, Any]], label: str, covered: str) -> str:
-    recall, rank = rows["mean_recall"], rows["mean_rank"]
-
-    def told(row: Mapping[str, Any], metric: str) -> str:
-        word = "not resolved" if not row["resolved"] else verdict(row)
-        return f"mean {metric} by {signed(row['value'])} ({interval(row)}; {word})"
-
-    return (
-        f"The {label.lower()}, mixed in the same way but with captions fused from another picture\u2019s description, changes "
-        f"{told(recall, 'recall')} and {told(rank, 'rank')} against AltText alone; all intervals cover {covered}."
-    )
+def _short_unseen(unseen: Sequence[str]) -> str:
+    if unseen == ["better", "better"]:
+        return ""
+    if set(unseen) == {"not resolved"}:
+        return "On concepts held out from the captioner it is not resolved."
+    if "worse" in unseen:
+        return "On concepts held out from the captioner it is not better."
+    return "On concepts held out from the captioner it is better in part."
 
 
-def _zeroshot(rows: Mapping[str, Mapping[str, Any]], covered: str) -> str:
-    """One sentence on zero-shot classification and on what the intervals cover."""
+def _zeroshot(rows: Mapping[str, Mapping[str, Any]]) -> str:
     found = [(verdict(row), metric, row) for metric, row in rows.items() if metric.startswith("zeroshot_top1_")]
     parts = [
         f"by {metric.removeprefix('zeroshot_top1_')} is {word}"
         + (f" ({signed(row['value'])})" if row["resolved"] else "")
         for word, metric, row in sorted(found, key=lambda entry: (entry[0] == "not resolved", entry[1]))
     ]
-    if not parts:
-        return f"The intervals cover {covered}."
-    return f"Zero-shot classification {' and '.join(parts)}; the intervals cover {covered}."
+    return f"Zero-shot classification {' and '.join(parts)}." if parts else "Classification was not evaluated."
