@@ -80,6 +80,7 @@ def rest(found: list[Evaluation]) -> dict[str, Any]:
             asked=12,
             fused=0.93,
             control={"fused": 0.88, "same_text": 7.0},
+            control_rows=[CaptionExample(picture.getvalue(), HOSTILE, HOSTILE, "tea with a dog", "fused")],
             accepted={HOSTILE: 5},
             refused={HOSTILE: 7},
         ),
@@ -137,8 +138,8 @@ def test_hostile_captions_stay_text(tmp_path: Path, found: list[Evaluation], res
     page = Page(text)
     assert "script" not in page.tags
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    # A row's three texts and its reason; a card's AltText, VeCap, refused text and reason; a prompt, a reason; a stage's reason.
-    assert page.text.count("<script>alert(1)</script>") == 11
+    # A row: three texts and a reason; a control row: two; a card: three and its reason; a prompt, a reason; a stage's reason.
+    assert page.text.count("<script>alert(1)</script>") == 13
     assert "{{7*7}}" in page.text
     assert "\u202e" not in text
     assert "\x00" not in text

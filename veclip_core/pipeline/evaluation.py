@@ -24,7 +24,7 @@ from veclip_core.training.export import load_for_evaluation
 
 logger = logging.getLogger(__name__)
 
-RANDOM_ROWS, EXAMPLES_OF_REASON = 50, 2
+RANDOM_ROWS, CONTROL_ROWS, EXAMPLES_OF_REASON = 50, 5, 2
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,15 @@ def _captions(chain: Chain, comparison: Comparison) -> Captions:
     lot = drawn(sets["select"], sets["download"], sets["fuse"], keys, RANDOM_ROWS, EXAMPLES_OF_REASON)
     fused = Totals.of(sets["fuse"].markers(current.shard_keys()).values())
     control: dict[str, float] | None = None
+    control_rows: list[CaptionPreview] = []
     if any(ARMS[arm].manifest == "manifest_control" for arm in comparison.arms):
         made = chain.current("select", "vecap_control")
         shuffled = Totals.of(made.input(chain.root, chain.source, "shuffle").markers(made.shard_keys()).values())
+        select, fuse = made.shard_set(chain.root, chain.source), made.input(chain.root, chain.source, "fuse")
+        keys_made = sorted(select.markers(made.shard_keys()))
+        control_rows = drawn(select, sets["download"], fuse, keys_made, CONTROL_ROWS, each_reason=0).any
         control = {
-            "fused": _fused_share(made.shard_set(chain.root, chain.source), made),
+            "fused": _fused_share(select, made),
             "same_text": shuffled.extra["same_text"],
         }
 
@@ -206,6 +210,7 @@ def _captions(chain: Chain, comparison: Comparison) -> Captions:
         asked=fused.rows_ok,
         fused=_fused_share(sets["select"], current),
         control=control,
+        control_rows=[_example(look) for look in control_rows],
         accepted=counts("accepted_"),
         refused=counts("rejected_"),
     )

@@ -47,6 +47,8 @@ class Captions:
     """Share of samples whose VeCap is the model's."""
     control: Mapping[str, float] | None = None
     """Of the control's captions: `fused`, and in `same_text` how many pictures got a description equal to their own."""
+    control_rows: Sequence[CaptionExample] = ()
+    """Samples of the control: their VeC is another picture's."""
     accepted: Mapping[str, int] = field(default_factory=dict)
     """Prompt -> candidates that passed the check."""
     refused: Mapping[str, int] = field(default_factory=dict)

@@ -116,6 +116,7 @@ def render(
         retrieval=_retrieval(retrieval_examples, labels) if retrieval_examples else None,
         captions=captions,
         random_rows=_with_thumbnails(captions.random, ROW_PIXELS),
+        control_rows=_with_thumbnails(captions.control_rows, ROW_PIXELS),
         refused={reason: _with_thumbnails(found, CAPTION_PIXELS) for reason, found in captions.by_reason.items()},
         css=(HERE / "style.css").read_text(),
         verdict=words.verdict,
