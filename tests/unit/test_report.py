@@ -26,7 +26,7 @@ from veclip_core.evaluation.report import (
     retrieval_examples,
     write_report,
 )
-from veclip_core.evaluation.report.words import answer
+from veclip_core.evaluation.report.words import answer, why_open
 
 HOSTILE = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>\"'&{{7*7}} \u202egnp.exe\x00"
 LABELS = {"clip": "AltText only", "veclip": "Mixed"}
@@ -216,6 +216,21 @@ def test_the_control_is_part_of_the_answer(
     assert expected in short
     assert len(sentences) == 3
     assert "pictures and 2 seeds" in sentences[2]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "half_width", "expected"),
+    [((0.1, 0.7), 0.5, "More seeds"), ((-0.1, 0.9), 0.2, "More pictures"), ((-0.1, 0.9), 0.5, "Neither")],
+)
+def test_why_a_difference_is_open(pictures: tuple[float, float], half_width: float, expected: str) -> None:
+    parts = {
+        "pictures": {"low": pictures[0], "high": pictures[1]},
+        "seed_deviation": 0.2,
+        "seed_half_width": half_width,
+    }
+    told = why_open({"value": 0.4, "seeds": [0, 1, 2], "spread": parts})
+    assert expected in told
+    assert "3 seeds leave open" in told
 
 
 def test_comparisons_are_counted(with_control: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from veclip_core.evaluation.statistics import (
     mean_of,
     mean_per_class,
     ratio,
+    spread,
 )
 
 N = 150
@@ -102,6 +103,21 @@ def test_few_seeds_that_differ_much_are_covered_too(seeds: int) -> None:
         return covers(generator.normal(0, 1, size=(seeds, 1)) + generator.normal(0, 0.1, size=(seeds, N)), 0.0, number)
 
     assert 0.92 <= coverage(trial) <= 0.98
+
+
+def test_the_width_is_told_apart() -> None:
+    generator = np.random.default_rng(4)
+    mask = np.ones(N, dtype=bool)
+    weights = draw_weights(mask, 500, 0)
+    by_seed = [draw(ratio(generator.normal(shift, 1, N)), mask, weights) for shift in (1.0, 1.4, 1.8)]
+    parts = spread(by_seed)
+    assert parts is not None
+    assert parts.seed_deviation == pytest.approx(np.std([one.value for one in by_seed], ddof=1))
+    assert parts.seed_half_width == pytest.approx(4.303 * parts.seed_deviation / 3**0.5, rel=1e-3)
+    whole = interval(by_seed, seed=0)
+    assert parts.pictures.excludes_zero
+    assert parts.pictures.high - parts.pictures.low < whole.high - whole.low
+    assert spread(by_seed[:1]) is None
 
 
 def test_seeds_are_students_t() -> None:

@@ -1,12 +1,13 @@
 """Several evaluations beside each other: the content of `results.json`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from veclip_core.config import digest_of
 from veclip_core.evaluation.metrics import HEADLINE, better, chance, queries
 from veclip_core.evaluation.paper import reference
-from veclip_core.evaluation.statistics import Drawn, Interval, interval
+from veclip_core.evaluation.statistics import Drawn, Interval, interval, spread
 
 if TYPE_CHECKING:
     from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
@@ -135,9 +136,10 @@ def _differences(runs: "dict[int, Evaluation]", base: "dict[int, Evaluation]") -
         by_seed = [
             {"seed": seed, **vars(_interval(first, [a], [b]))} for seed, a, b in zip(seeds, ours, theirs, strict=True)
         ]
+        parts = spread(ours, theirs, confidence=first.config.confidence)
         rows.append(
             {"model": first.model, "baseline": baseline, **row, "better": better(metric), "resolved": resolved}
-            | {"favours": ahead if resolved else None, "by_seed": by_seed}
+            | {"favours": ahead if resolved else None, "by_seed": by_seed, "spread": asdict(parts) if parts else None}
         )
     return rows
 

@@ -97,19 +97,56 @@ def interval(
     Pictures are drawn anew; over several seeds each draw also gets the error of a mean of S seeds, s / sqrt(S) times a draw of
     Student's t. Drawing seeds from so few would cover too little: of three, 81 % instead of 95 %. What pictures and seeds do
     together is counted in both, so that the interval is a little too wide rather than too narrow."""
-    value_S = np.array([drawn.value for drawn in by_seed])
-    draws_BS = np.stack([drawn.draws_B for drawn in by_seed], axis=1)
-    if minus is not None:
-        if len(minus) != len(by_seed):
-            raise ValueError(
-                f"a paired difference needs the same seeds on both sides, not {len(by_seed)} and {len(minus)}"
-            )
-        value_S = value_S - np.array([drawn.value for drawn in minus])
-        draws_BS = draws_BS - np.stack([drawn.draws_B for drawn in minus], axis=1)
+    value_S, draws_BS = _paired(by_seed, minus)
     draws, seeds = draws_BS.shape
     draws_B = draws_BS.mean(axis=1)
     if seeds > 1:
         draws_B = draws_B + draw_students_t(seeds, draws, seed) * value_S.std(ddof=1) / np.sqrt(seeds)
+    return _percentiles(value_S, draws_B, confidence)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the width of an interval over pictures and seeds comes from."""
+
+    pictures: Interval
+    """With these seeds, as if there were no others."""
+    seed_deviation: float
+    """Standard deviation of the value from seed to seed."""
+    seed_half_width: float
+    """What that leaves open of the mean over so few seeds, by Student's t."""
+
+
+def spread(
+    by_seed: Sequence[Drawn], minus: Sequence[Drawn] | None = None, *, confidence: float = 0.95
+) -> Spread | None:
+    """The two parts of `interval`; None for a single seed."""
+    from scipy.stats import t
+
+    value_S, draws_BS = _paired(by_seed, minus)
+    seeds = len(value_S)
+    if seeds == 1:
+        return None
+    deviation = float(value_S.std(ddof=1))
+    half_width = deviation / np.sqrt(seeds) * t.ppf((1 + confidence) / 2, df=seeds - 1)
+    return Spread(_percentiles(value_S, draws_BS.mean(axis=1), confidence), deviation, float(half_width))
+
+
+def _paired(by_seed: Sequence[Drawn], minus: Sequence[Drawn] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Values by seed [S] and draws [B, S], of a metric or of its difference to `minus`."""
+    value_S = np.array([drawn.value for drawn in by_seed])
+    draws_BS = np.stack([drawn.draws_B for drawn in by_seed], axis=1)
+    if minus is None:
+        return value_S, draws_BS
+    if len(minus) != len(by_seed):
+        raise ValueError(f"a paired difference needs the same seeds on both sides, not {len(by_seed)} and {len(minus)}")
+    return (
+        value_S - np.array([drawn.value for drawn in minus]),
+        draws_BS - np.stack([drawn.draws_B for drawn in minus], axis=1),
+    )
+
+
+def _percentiles(value_S: np.ndarray, draws_B: np.ndarray, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws_B, [tail, 1 - tail])
     return Interval(float(value_S.mean()), float(low), float(high))

@@ -90,6 +90,7 @@ def train_side_by_side(
                     worker, training, attempt = running.pop(future)
                     try:
                         done[training] = future.result()
+                        progress.pass_on_rest(worker, on_progress)
                     except BrokenProcessPool:
                         logger.warning("the process of %s seed %d died, attempt %d of %d", *training, attempt, ATTEMPTS)
                         stop_workers(worker.pool)
@@ -165,14 +166,26 @@ class _Progress:
     def pass_on(self, workers: Sequence[_Worker], on_progress: OnProgress) -> None:
         """Hand on what the workers tell, then wait a moment."""
         for worker in workers:
-            while True:
-                try:
-                    training, step, numbers = worker.told.get_nowait()
-                except Empty:
-                    break
-                self.reached(training, step)
-                on_progress(training, step, numbers)
+            while self._pass_on_one(worker, on_progress, timeout_s=0):
+                pass
         time.sleep(POLL_S)
+
+    def pass_on_rest(self, worker: _Worker, on_progress: OnProgress) -> None:
+        """What a worker has told of a training that is done, to its end."""
+        while self._pass_on_one(worker, on_progress, timeout_s=POLL_S):
+            pass
+
+    def _pass_on_one(self, worker: _Worker, on_progress: OnProgress, timeout_s: float) -> bool:
+        """False where nothing comes, or a training's last word."""
+        try:
+            training, step, numbers = worker.told.get(timeout=timeout_s)
+        except Empty:
+            return False
+        if step == _LAST_WORD:
+            return False
+        self.reached(training, step)
+        on_progress(training, step, numbers)
+        return True
 
 
 @contextmanager
@@ -195,6 +208,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+_LAST_WORD = -1
 _told: "Queue[tuple[Training, int, Mapping[str, float]]]"
 
 
@@ -216,4 +230,5 @@ def _train(
         progress_bar=False,
         on_progress=lambda step, numbers: _told.put((training, step, dict(numbers))),
     )
+    _told.put((training, _LAST_WORD, {}))
     return made

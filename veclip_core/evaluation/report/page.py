@@ -120,6 +120,7 @@ def render(
         refused={reason: _with_thumbnails(found, CAPTION_PIXELS) for reason, found in captions.by_reason.items()},
         css=(HERE / "style.css").read_text(),
         verdict=words.verdict,
+        why_open=words.why_open,
         **context,
     )  # fmt: skip
 

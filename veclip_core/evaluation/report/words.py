@@ -114,6 +114,21 @@ def answer(results: Mapping[str, Any], labels: Mapping[str, str], name: str) -> 
     return " ".join(part for part in short if part), sentences
 
 
+def why_open(row: Mapping[str, Any]) -> str:
+    """Why the interval of a difference over several seeds holds 0: too few pictures, or seeds that differ too much."""
+    pictures, half_width = row["spread"]["pictures"], row["spread"]["seed_half_width"]
+    over_pictures = f"over pictures alone, with these seeds, the interval is {number(pictures['low'])} to {number(pictures['high'])}"
+    seeds = (
+        f"from seed to seed it differs by {number(row['spread']['seed_deviation'])} (standard deviation), which "
+        f"{len(row['seeds'])} seeds leave open to ±{number(half_width)}"
+    )
+    if pictures["low"] > 0 or pictures["high"] < 0:
+        return f"{over_pictures} and excludes 0; but {seeds}. More seeds would decide it."
+    if half_width < abs(row["value"]):
+        return f"{seeds}, less than the difference; but {over_pictures}. More pictures would decide it."
+    return f"{over_pictures}, and {seeds}. Neither decides it."
+
+
 def _told(row: Mapping[str, Any]) -> str:
     """ "+0.62, 95 % interval 0.20 to 1.06", and where that holds 0, that it is not resolved."""
     shown = f"{signed(row['value'])}, 95\u00a0%\u00a0interval {number(row['low'])} to {number(row['high'])}"
