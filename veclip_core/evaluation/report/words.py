@@ -117,7 +117,8 @@ def answer(results: Mapping[str, Any], labels: Mapping[str, str], name: str) -> 
 def why_open(row: Mapping[str, Any]) -> str:
     """Why the interval of a difference over several seeds holds 0: too few pictures, or seeds that differ too much."""
     pictures, half_width = row["spread"]["pictures"], row["spread"]["seed_half_width"]
-    over_pictures = f"over pictures alone, with these seeds, the interval is {number(pictures['low'])} to {number(pictures['high'])}"
+    low, high = number(pictures["low"]), number(pictures["high"])
+    over_pictures = f"over pictures alone, with these seeds, the interval is {low} to {high}"
     seeds = (
         f"from seed to seed it differs by {number(row['spread']['seed_deviation'])} (standard deviation), which "
         f"{len(row['seeds'])} seeds leave open to ±{number(half_width)}"
