@@ -23,7 +23,7 @@ from veclip_core.samples import ShardKey
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, promote
-from veclip_core.training.arms import EXPERIMENT
+from veclip_core.training.arms import EXPERIMENT, UnknownArm
 from veclip_core.training.loop import train, training_identity
 from veclip_core.training.report import Runtime
 
@@ -159,6 +159,12 @@ def test_what_fails_is_named_and_the_rest_is_kept(chain: Chain) -> None:
     with pytest.raises(TrainingsFailed, match=r"1 of 2 trainings failed \(vec_only seed 0: .*holds another training"):
         train_side_by_side(chain, [("vec_only", 0), ("clip", 0)], overrides=OVERRIDES)
     assert trained(chain, "clip").report["steps"] == TINY.steps
+
+
+def test_an_unknown_arm_is_refused_with_the_list(chain: Chain) -> None:
+    with pytest.raises(UnknownArm, match=r"no arm 'veclp'; there are clip, veclip, control"):
+        train_side_by_side(chain, [("clip", 0), ("veclp", 0)], overrides=OVERRIDES)
+    assert not (Path(chain.root) / chain.source / "train").exists()
 
 
 def test_a_missing_manifest_is_said_before_anything_is_begun(chain: Chain) -> None:

@@ -19,7 +19,14 @@ from veclip_core.pipeline import data_card
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.training import Trained, manifest_of, tracker_of, trained
 from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals
-from veclip_core.training.arms import ARMS, BASELINE, CONTROL_ASSETS, FIRST_LOOK, TRAINED_AT_EVERY_SCALE, Comparison
+from veclip_core.training.arms import (
+    BASELINE,
+    CONTROL_ASSETS,
+    FIRST_LOOK,
+    TRAINED_AT_EVERY_SCALE,
+    Comparison,
+    arm_named,
+)
 from veclip_core.training.export import load_for_evaluation
 
 logger = logging.getLogger(__name__)
@@ -189,7 +196,7 @@ def _captions(chain: Chain, comparison: Comparison) -> Captions:
     fused = Totals.of(sets["fuse"].markers(current.shard_keys()).values())
     control: dict[str, float] | None = None
     control_rows: list[CaptionPreview] = []
-    if any(ARMS[arm].manifest == "manifest_control" for arm in comparison.arms):
+    if any(arm_named(arm).manifest == "manifest_control" for arm in comparison.arms):
         made = chain.current("select", "vecap_control")
         shuffled = Totals.of(made.input(chain.root, chain.source, "shuffle").markers(made.shard_keys()).values())
         select, fuse = made.shard_set(chain.root, chain.source), made.input(chain.root, chain.source, "fuse")
@@ -245,6 +252,6 @@ def _facts(chain: Chain, trainings: Sequence[Trained]) -> dict[str, str]:
     for one in trainings:
         seconds, rate = one.report["seconds"], one.report["samples_per_s"]
         facts[f"training of {one.arm}, seed {one.seed}"] = (
-            f"{str(one.report['identity'])[:16]}, {seconds:.0f} s, {rate:.0f} samples/s, {one.report['threads']} threads"
+            f"{str(one.report['identity'])[:16]}, {seconds:.0f} s, {rate:.0f} samples/s, {one.report.get('threads', '?')} thread(s)"
         )
     return facts

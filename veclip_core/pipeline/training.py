@@ -11,7 +11,7 @@ from veclip_core.mixing.choose import CONTROL
 from veclip_core.pipeline.data import Chain
 from veclip_core.shards import Current, NotMadeYet
 from veclip_core.tracking import MlflowTracker, NoTracker, Tracker
-from veclip_core.training.arms import ARMS, TRAINED_AT_EVERY_SCALE
+from veclip_core.training.arms import TRAINED_AT_EVERY_SCALE, arm_named
 from veclip_core.training.data import ManifestTable, load_manifest
 from veclip_core.training.loop import RunLabels, Runtime, TrainReport, train, training_identity
 from veclip_core.training.recipe import RECIPES, Recipe
@@ -38,7 +38,7 @@ class Trained:
 
 def recipe_of(chain: Chain, arm: str, seed: int, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The scale's recipe for one arm. The arms differ in the caption weights alone."""
-    weights = dict(ARMS[arm].weights)
+    weights = dict(arm_named(arm).weights)
     fields = RECIPES[chain.scale.recipe].model_dump() | {"weights": weights, "seed": seed} | dict(overrides or {})
     return Recipe(**fields)
 
@@ -121,7 +121,7 @@ def tracker_of(chain: Chain) -> Tracker:
 
 def manifest_of(chain: Chain, arm: str) -> Current:
     """What is current of the manifest that an arm reads. Raises NotMadeYet with the command that makes it."""
-    return chain.current("mix", ARMS[arm].manifest)
+    return chain.current("mix", arm_named(arm).manifest)
 
 
 def manifest_table(chain: Chain, arm: str) -> tuple[ManifestTable, bool]:
@@ -135,7 +135,7 @@ def manifest_table(chain: Chain, arm: str) -> tuple[ManifestTable, bool]:
         [shards.file(key, "parquet") for key in sorted(shards.markers(current.shard_keys()))],
         digest=current.digest,
         cache_folder=mapped,
-        further_columns=[CONTROL] if CONTROL in ARMS[arm].weights else [],
+        further_columns=[CONTROL] if CONTROL in arm_named(arm).weights else [],
     )
     return table, current.partial
 

@@ -6,6 +6,7 @@ What is compared, and by which numbers, is written here before anything is run.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from veclip_core.mendable import Mendable
 from veclip_core.mixing.choose import CONTROL, TEMPLATE
 from veclip_core.training.recipe import ALT_TEXT_ONLY, MIXED
 
@@ -36,6 +37,19 @@ ARMS: dict[str, Arm] = {
     )
 }
 BASELINE = "clip"
+
+
+class UnknownArm(Mendable, ValueError):
+    """There is no arm of that name; the message lists them."""
+
+
+def arm_named(name: str) -> Arm:
+    """Raises UnknownArm."""
+    if name not in ARMS:
+        raise UnknownArm(f"there is no arm {name!r}; there are {', '.join(ARMS)}")
+    return ARMS[name]
+
+
 TRAINED_AT_EVERY_SCALE = ("clip", "veclip")
 CONTROL_ASSETS = ("vecap_control", "manifest_control")
 """What only the control reads."""
