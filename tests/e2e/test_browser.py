@@ -171,9 +171,10 @@ def test_mlflow_compares_the_two_trainings(ui: Ui, page: Any, tmp_path: Path) ->
 
 
 def test_the_experiment_fills_its_grid_and_its_report_fits_a_phone_and_paper(ui: Ui, page: Any, tmp_path: Path) -> None:
-    steps = json.dumps({"ops": {"arms_sample": {"config": {"steps": 3}}}})
+    steps = tmp_path / "steps.yaml"
+    steps.write_text(json.dumps({"ops": {"arms_sample": {"config": {"steps": 3}}}}))
     job = ("dagster", "job", "execute", "-m", "veclip_dagster.definitions", "-j", "experiment_sample")
-    done = ui.deployment.run(*job, "--config-json", steps, DAGSTER_MODULE_NAME="")
+    done = ui.deployment.run(*job, "--config", str(steps), DAGSTER_MODULE_NAME="")
     assert done.returncode == 0, done.stdout[-4000:]
     status = "partitionStats { numMaterialized numPartitions }"
     grid = ui.ask(
@@ -194,7 +195,7 @@ def test_the_experiment_fills_its_grid_and_its_report_fits_a_phone_and_paper(ui:
     for name, width in (("phone", 375), ("desk", 1200)):
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(report)
-        page.get_by_text("Seed by seed").wait_for()
+        page.get_by_role("heading", name="Seed by seed").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"the page scrolls sideways on a {name}"
         broken = page.locator("img").evaluate_all("all => all.filter(p => p.complete && !p.naturalWidth).length")
         assert broken == 0
