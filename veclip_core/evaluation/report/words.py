@@ -107,7 +107,7 @@ def answer(results: Mapping[str, Any], labels: Mapping[str, str], name: str) -> 
     seeds = len(recall["seeds"])
     covered = f"pictures and {seeds} seeds" if seeds > 1 else "pictures, but not what another seed would give"
     by_split = "; ".join(
-        f"on {SPLIT_NAMES[split].lower()} it changes mean recall by {_told(r)} and mean rank by {_told(k)}"
+        f"on {SPLIT_NAMES[split].lower()} mean recall changes by {_told(r)} and mean rank by {_told(k)}"
         for split, (r, k) in splits.items()
     )
     sentences.append(f"{by_split[:1].upper()}{by_split[1:]}{'; all' if by_split else 'All'} intervals cover {covered}.")
