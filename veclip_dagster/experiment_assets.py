@@ -17,7 +17,7 @@ from veclip_dagster import checks, metadata
 from veclip_dagster.data_assets import chain_of, result_of_stage
 from veclip_dagster.failures import clear_failures
 from veclip_dagster.links import mlflow_links, tags_of
-from veclip_dagster.model_assets import OBSERVE_EVERY_STEPS, headline_numbers, scores_table
+from veclip_dagster.model_assets import OBSERVE_EVERY_STEPS, result_of_report
 from veclip_dagster.resources import VeclipResource
 
 SEEDS = list(EXPERIMENT.seeds)
@@ -157,17 +157,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         with clear_failures():
             chain: Chain = chain_of(context, veclip, scale, f"experiment_report_{s}")
             made = make_report(chain, EXPERIMENT, f"{s}-experiment")
-        return dg.MaterializeResult(
-            metadata={
-                "report": dg.MetadataValue.path(made.report_uri),
-                "results": dg.MetadataValue.path(made.results_uri),
-                "scores": scores_table(made.results),
-                **mlflow_links(chain.settings, made.run_ids),
-                **headline_numbers(made.results),
-            },
-            data_version=dg.DataVersion(made.results["identity"]),
-            tags={"veclip/partial": str(made.partial).lower()},
-        )
+        return result_of_report(made, chain.settings)
 
     return [vecap_control, manifest_control, arms, grid, experiment_report]
 

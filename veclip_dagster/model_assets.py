@@ -8,9 +8,10 @@ import dagster as dg
 from pydantic import Field
 
 from veclip_core.evaluation.metrics import better
-from veclip_core.pipeline.evaluation import make_report
+from veclip_core.pipeline.evaluation import MadeReport, make_report
 from veclip_core.pipeline.training import train_arm
 from veclip_core.scales import Scale
+from veclip_core.settings import Settings
 from veclip_core.training.arms import FIRST_LOOK
 from veclip_core.training.loop import TrainReport
 from veclip_dagster import metadata
@@ -66,17 +67,7 @@ def model_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asse
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"eval_report_{s}")
             made = make_report(chain, replace(FIRST_LOOK, seeds=tuple(config.seeds)))
-        return dg.MaterializeResult(
-            metadata={
-                "report": dg.MetadataValue.path(made.report_uri),
-                "results": dg.MetadataValue.path(made.results_uri),
-                "scores": scores_table(made.results),
-                **mlflow_links(chain.settings, made.run_ids),
-                **headline_numbers(made.results),
-            },
-            data_version=dg.DataVersion(made.results["identity"]),
-            tags={"veclip/partial": str(made.partial).lower()},
-        )
+        return result_of_report(made, chain.settings)
 
     return [clip, veclip_arm, eval_report]
 
@@ -141,7 +132,22 @@ def _of_training(report: TrainReport) -> dict[str, dg.MetadataValue]:
     }
 
 
-def headline_numbers(results: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+def result_of_report(made: MadeReport, settings: Settings) -> dg.MaterializeResult:
+    """A report's addresses, scores, links and headline."""
+    return dg.MaterializeResult(
+        metadata={
+            "report": dg.MetadataValue.path(made.report_uri),
+            "results": dg.MetadataValue.path(made.results_uri),
+            "scores": _scores_table(made.results),
+            **mlflow_links(settings, made.run_ids),
+            **_headline_numbers(made.results),
+        },
+        data_version=dg.DataVersion(made.results["identity"]),
+        tags={"veclip/partial": str(made.partial).lower()},
+    )
+
+
+def _headline_numbers(results: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     """The differences chosen before the run, over all queries."""
     headline = results["headline"]
     return {
@@ -153,7 +159,7 @@ def headline_numbers(results: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     }
 
 
-def scores_table(results: Mapping[str, Any]) -> dg.MetadataValue:
+def _scores_table(results: Mapping[str, Any]) -> dg.MetadataValue:
     records = [
         dg.TableRecord(
             {

@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from veclip_core import storage
 from veclip_core.captioning.shuffle import ShuffleOperation
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
 from veclip_core.execution.local import LocalExecutor
 from veclip_core.mixing.choose import CONTROL
 from veclip_core.mixing.manifest import CONTROL_MIX, MixConfig, MixOperation, write_manifest_json
 from veclip_core.pipeline import engines
+from veclip_core.pipeline.control import require_same_captions
 from veclip_core.samples import Grid, ShardKey
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
@@ -167,7 +167,7 @@ class Chain:
     def manifest_control(self) -> tuple[StageReport, str]:
         """The manifest with the control's captions as one more column: the same rows in the same order."""
         captions, control = self.current("select", "vecap"), self.current("select", "vecap_control")
-        self._require_same_captions(captions, control)
+        require_same_captions(self.root, self.source, captions, control, self.current("mix", "manifest"))
         inputs = {name: captions.input(self.root, self.source, name) for name in ("download", "select")}
         inputs[CONTROL] = control.shard_set(self.root, self.source)
         lineage = {**captions.inputs, CONTROL: control.identity}
@@ -180,33 +180,6 @@ class Chain:
             captions.parts,
             captions.partial or control.partial,
         )
-
-    def _require_same_captions(self, captions: Current, control: Current) -> None:
-        """Raises NotMadeYet where the control, or the manifest that it is to stand beside, is made from other captions."""
-        s = self.scale.name
-        manifest = self.current("mix", "manifest")
-        if any(manifest.inputs[stage] != identity for stage, identity in captions.inputs.items()):
-            raise NotMadeYet(
-                f"manifest_{s} is made from other captions than the current vecap_{s}. Run `dagster asset materialize --select"
-                f" manifest_{s}` (or `veclip run manifest --scale {s}`) first."
-            )
-        of_other_pictures = any(
-            control.inputs[stage] != captions.inputs[stage] for stage in ("list_urls", "download", "describe")
-        )
-        of_other_settings = any(
-            self._config_of(control, stage) != self._config_of(captions, stage) for stage in ("fuse", "select")
-        )
-        if of_other_pictures or of_other_settings or control.parts != captions.parts:
-            what = "other settings" if of_other_settings else "other descriptions"
-            raise NotMadeYet(
-                f"vecap_control_{s} is made with {what} than the current vecap_{s}. Run `dagster asset materialize --select"
-                f" vecap_control_{s}` (or `veclip run vecap_control --scale {s}`) with the same models first."
-            )
-
-    def _config_of(self, captions: Current, stage: str) -> Any:
-        """The configuration that a stage upstream of the captions ran with."""
-        shards = captions.input(self.root, self.source, stage)
-        return storage.read_json(storage.join(shards.uri, "config.json"))["config"]
 
     def _captions(
         self,
