@@ -50,7 +50,7 @@ test-all: lint ## the matrices, drills and long runs too
 	$(RUN) $(PYTEST) -m "not gpu"
 
 bench: $(VENV)/.installed-test ## the benchmarks behind the README's numbers
-	$(RUN) python benchmarks/download.py
+	$(RUN) python benchmarks/gates.py
 
 lock: ## resolve the locks anew
 	bash requirements/lock.sh

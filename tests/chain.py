@@ -10,8 +10,7 @@ TINY = Scale(
     "tiny",
     Source("tiny", rows_per_part=12, rows_per_shard=12, max_pixels=16_000_000, description="a few rows"),
     parts=2,
-    describer="concepts",
-    fuser="smollm2",
+    captioner="sample",
     recipe="sample",
 )
 

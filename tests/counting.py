@@ -6,6 +6,7 @@ Run as a program it does both stages, so that tests can kill it and start it aga
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import pyarrow as pa
 
 from veclip_core.config import Config
 from veclip_core.execution.local import LocalExecutor
+from veclip_core.execution.ray_cluster import RayExecutor
 from veclip_core.samples import Grid
-from veclip_core.stage import RowCounts, ShardSet, ShardTask, Work, output_of, run_stage
+from veclip_core.stage import Executor, RowCounts, ShardSet, ShardTask, Work, output_of, run_stage
 from veclip_core.stage_report import StageReport
 
 GRID = Grid(parts=3, shards_per_part=2)
@@ -35,6 +37,8 @@ class SquaresConfig(Config):
     load_kills: bool = False
     """Whether loading ends the process, as the kernel does with one that takes too much memory."""
     padding: int = 0
+    seconds: float = 0.0
+    """How long a shard takes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Squares:
             nonlocal broken
             if log := os.environ.get("VECLIP_TEST_MADE"):
                 with open(log, "a") as made:
-                    made.write(f"{task.key}\n")
+                    made.write(f"{task.key} {os.getpid()} {os.getppid()}\n")
+            time.sleep(self.config.seconds)
             if str(task.key) == self.config.refuse_shard or broken:
                 broken = self.config.breaks
                 raise ValueError("poison")
@@ -86,8 +91,10 @@ class Squares:
         yield work
 
 
-def run_both(root: str, squares: SquaresConfig, workers: int = 2, parts: int = 3) -> tuple[ShardSet, StageReport]:
-    executor = LocalExecutor(workers)
+def run_both(
+    root: str, squares: SquaresConfig, workers: int = 2, parts: int = 3, executor: Executor | None = None
+) -> tuple[ShardSet, StageReport]:
+    executor = executor or LocalExecutor(workers)
     common: dict[str, Any] = {
         "root": root,
         "source": "numbers",
@@ -105,4 +112,5 @@ def run_both(root: str, squares: SquaresConfig, workers: int = 2, parts: int = 3
 
 
 if __name__ == "__main__":
-    run_both(sys.argv[1], SquaresConfig())
+    _executor = RayExecutor(sys.argv[2]) if len(sys.argv) > 2 else None
+    run_both(sys.argv[1], SquaresConfig(seconds=0.5 if _executor else 0.0), executor=_executor)

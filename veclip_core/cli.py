@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from veclip_core.captioning.captioners import CAPTIONERS
 from veclip_core.mendable import Mendable
 from veclip_core.scales import SCALES, scale_named
 from veclip_core.settings import Settings
@@ -32,7 +33,7 @@ app.add_typer(captions, name="captions")
 STAGES_OF_ASSET = {
     "raw_urls": ("list_urls",),
     "shards": ("download",),
-    "vecap": ("describe", "fuse", "select"),
+    "vecap": ("describe", "check", "fuse", "select"),
     "manifest": ("mix",),
 }
 EXPERIMENT_ASSETS = (*CONTROL_ASSETS, "arms", "experiment_report")
@@ -74,6 +75,13 @@ def run(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of a single arm's training, or of eval_report.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer training steps, for a trial.")] = None,
+    canary: Annotated[
+        str, typer.Option(help="vecap only: first caption this share of the shards, such as 0.1%, and say go or no-go.")
+    ] = "",
+    max_hours: Annotated[float | None, typer.Option(min=0, help="vecap: begin no shard after so many hours.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="vecap: begin no shard after so much money (VECLIP_DEVICE_HOUR_PRICE).")
+    ] = None,
 ) -> None:
     """Make one asset of a scale, or what is missing of it. Running it again does nothing that is done."""
     from veclip_core.pipeline.data import Chain
@@ -86,14 +94,26 @@ def run(
         raise typer.BadParameter(
             f"{asset} has its own seeds, {EXPERIMENT.seeds}: train one arm (`veclip run clip --seed 1`)"
         )
-    chain = Chain(Settings.from_environment(), _scale(scale))
+    limits = {name: value for name, value in (("max_hours", max_hours), ("max_cost", max_cost)) if value is not None}
+    chain = Chain(Settings.from_environment().model_copy(update=limits), _scale(scale))
+    if canary and asset != "vecap":
+        raise typer.BadParameter("--canary is for vecap")
+    if canary:
+        from veclip_core.pipeline.canary import canary as run_canary
+
+        verdict = run_canary(chain, _share(canary))
+        typer.echo(f"{verdict.sentence}\n{verdict.page}")
+        raise typer.Exit(0 if verdict.go else 2)
     if asset == "raw_urls":
         _tell(chain.raw_urls(rows).metrics())
     elif asset == "shards":
         _tell(chain.shards(parts).metrics())
     elif asset == "vecap":
+        from veclip_core.pipeline import quality
+
         for report in chain.vecap(parts):
             _tell(report.metrics())
+        typer.echo(quality.write_page(chain, quality.of_current(chain)))
     elif asset == "manifest":
         report, uri = chain.manifest(parts)
         _tell(report.metrics())
@@ -125,6 +145,17 @@ def run(
         report_made = make_report(chain, compared, _report_name(chain.scale.name, whole))
         typer.echo(comparison(report_made.results))
         typer.echo(report_made.report_uri)
+
+
+def _share(text: str) -> float:
+    """0.001 of "0.1%" or "0.001"."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"--canary {text}: give a share of the shards, such as 0.1% or 0.001")
+    return share
 
 
 def _overrides(steps: int | None) -> dict[str, int]:
@@ -202,28 +233,83 @@ def captions_show(
 
 @app.command()
 def caption(
-    folder: Annotated[
-        Path, typer.Argument(help="A folder of pictures; `cat.txt` beside `cat.jpg` is its AltText.", exists=True)
+    pictures: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of pictures, or WebDataset tars: a folder or pattern, local or remote (s3://...)."
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Where the table and the page go; by default FOLDER/captions.")
+        str | None,
+        typer.Option(help="Where tables, page and work go; by default `captions` beside a local folder's pictures."),
     ] = None,
+    table: Annotated[
+        str,
+        typer.Option(
+            "--table", "--csv", help="A csv, tsv, jsonl or parquet with a column of files and one of AltTexts."
+        ),
+    ] = "",
+    captioner: Annotated[str, typer.Option(help=f"One of {', '.join(CAPTIONERS)}.")] = "",
+) -> None:
+    """Caption your own pictures: a parquet table and a page to look at. Run again, it goes on where it stopped.
+
+    The AltText of cat.jpg is the table's, or what cat.txt says; of a tar's sample its txt or json. Without one the description
+    stands.
+    """
+    from veclip_core.pipeline.own import caption as caption_own
+
+    settings = Settings.from_environment()
+    if captioner:
+        settings = settings.model_copy(update={"captioner": captioner})
+    if out is None:
+        if not Path(pictures).is_dir():
+            raise typer.BadParameter("say with --out where the captions go")
+        out = str(Path(pictures).resolve() / "captions")
+    report = caption_own(settings, pictures, table, out if "://" in out else str(Path(out).resolve()))
+    typer.echo(f"{report.captioned:,} of {report.rows:,} rows captioned; errors: {report.errors or 'none'}")
+    typer.echo(f"{report.table}\n{report.page}")
+    typer.echo(f"To look at some here: VECLIP_ROOT={out} veclip captions show --scale own")
+
+
+@app.command()
+def estimate(
+    scale: ScaleOption = "sample",
+    device_hour_price: Annotated[float, typer.Option(min=0, help="What one GPU costs an hour.")] = 0.0,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs working side by side.")] = 1,
+    rates_of: Annotated[
+        str,
+        typer.Option(
+            help="A scale whose captions are (partly) made with the same models, to take the rates from; by default this one."
+        ),
+    ] = "",
+    success: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of URLs that give a picture, while none is downloaded.")
+    ] = 0.7,
+) -> None:
+    """Hours and money for a scale's captions, at rates measured here: of captions made before, a canary or `veclip benchmark`."""
+    from veclip_core.pipeline.canary import costs_table
+    from veclip_core.pipeline.rates import estimate_scale
+
+    settings = Settings.from_environment().model_copy(update={"device_hour_price": device_hour_price})
+    projected = estimate_scale(settings, _scale(scale), _scale(rates_of or scale), devices, success)
+    rows = costs_table(projected)
+    widths = [max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]]
+    for row in (dict.fromkeys(rows[0]), *rows):
+        cells = [str(value if value is not None else name) for name, value in row.items()]
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)))
+    typer.echo(f"Rates: {projected.measured_on}.")
+
+
+@app.command()
+def benchmark(
+    pictures: Annotated[int, typer.Option(min=8, help="Pictures to describe.")] = 256,
+    pairs: Annotated[int, typer.Option(min=8, help="Pairs of AltText and VeC to fuse.")] = 256,
     scale: ScaleOption = "sample",
 ) -> None:
-    """Caption a folder of your own pictures with a scale's models: a parquet table and a page to look at."""
-    from veclip_core.captioning.folder import caption_folder
-    from veclip_core.pipeline import engines
+    """Measure a scale's captioner on this machine, on made-up pictures and pairs, and add it to the table that `estimate` reads."""
+    from veclip_core.pipeline.rates import measure_rates
 
-    settings, chosen = Settings.from_environment(), _scale(scale)
-    report = caption_folder(
-        folder,
-        out or folder / "captions",
-        engines.describe_operation(chosen, settings).opener(),
-        engines.fuse_operation(chosen, settings).config,
-        engines.runtime_of(settings),
-    )
-    typer.echo(f"{report.captioned} of {report.pictures} pictures captioned; errors: {report.errors or 'none'}")
-    typer.echo(f"{report.table}\n{report.page}")
+    typer.echo(measure_rates(Settings.from_environment(), _scale(scale), pictures, pairs))
 
 
 @app.command()

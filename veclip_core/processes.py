@@ -88,11 +88,16 @@ def command_script_hidden() -> Iterator[None]:
         main.__file__ = script
 
 
-def _start_worker(environment: Mapping[str, str], start: Callable[..., None], *arguments: Any) -> None:
-    os.environ.update(environment)
+def quiet_logging() -> None:
+    """Logging of a worker: ours, and of the libraries below it only what is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for noisy in NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _start_worker(environment: Mapping[str, str], start: Callable[..., None], *arguments: Any) -> None:
+    os.environ.update(environment)
+    quiet_logging()
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
     start(*arguments)
 

@@ -63,6 +63,14 @@ DESCRIBE_SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
+CHECK_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("url_id", pa.string()),
+        ("alt_refused", pa.string()),
+        ("vec_refused", pa.string()),
+    ]
+)
 FUSE_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -86,6 +94,7 @@ SELECT_SCHEMA = pa.schema(
         ("vecap", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
+        ("refused", pa.string()),
         ("error", pa.string()),
         ("model", pa.string()),
         ("prompt_id", pa.string()),

@@ -1,10 +1,12 @@
 """The scales: one table, readable beside the paper's.
 
 S is the first `parts` parts of its source, so 12m contains 3m and nothing is fetched or captioned twice. The sample scale is a
-source of its own, small enough for a laptop; its describer is a stand-in.
+source of its own, small enough for a laptop; its describer is a stand-in. `own` is whatever pictures a person has.
 """
 
 from dataclasses import dataclass
+
+from veclip_core.captioning.captioners import STAND_IN, captioner_named
 
 
 @dataclass(frozen=True)
@@ -22,20 +24,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Scale:
-    """One row of the table: how much of which source, who describes, who fuses, what is trained."""
+    """One row of the table: how much of which source, who captions, what is trained."""
 
     name: str
     source: Source
     parts: int
     """The first so many parts of the source; all of a list that has fewer."""
-    describer: str
-    fuser: str
+    captioner: str
+    """The pair of models by name, in `captioning/captioners.py`."""
     recipe: str
     """The training recipe's name in `training/recipe.py`."""
 
     @property
     def describer_is_stand_in(self) -> bool:
-        return self.describer == "concepts"
+        return captioner_named(self.captioner).describer == STAND_IN
 
 
 OPENCLIPART = Source(
@@ -45,6 +47,13 @@ OPENCLIPART = Source(
     max_pixels=16_000_000,  # larger ones were not compared with the evaluation set (sources/sample_world.py)
     description="OpenClipArt drawings with their uploaders' titles as AltText",
 )
+OWN = Source(
+    "own",
+    rows_per_part=1_000_000,  # of no meaning here: the pictures' own grid is taken
+    rows_per_shard=500,
+    max_pixels=64_000_000,
+    description="your own pictures: VECLIP_PICTURES, a folder or WebDataset shards, with AltTexts from VECLIP_ALT_TEXTS",
+)
 VECAP300M = Source(
     "vecap300m",
     rows_per_part=1_000_000,
@@ -53,19 +62,17 @@ VECAP300M = Source(
     description="a web crawl's URL list with AltText, given by VECLIP_URLS",
 )
 
-LLAVA = "llava-hf/llava-1.5-7b-hf"
-VICUNA = "lmsys/vicuna-13b-v1.1"
-
 SCALES: dict[str, Scale] = {
     scale.name: scale
     for scale in (
-        #      name      source       parts  describer   fuser      recipe
-        Scale("sample", OPENCLIPART, 4, "concepts", "smollm2", "sample"),
-        Scale("3m", VECAP300M, 3, LLAVA, VICUNA, "3m"),
-        Scale("12m", VECAP300M, 12, LLAVA, VICUNA, "12m"),
-        Scale("100m", VECAP300M, 100, LLAVA, VICUNA, "100m"),
-        Scale("200m", VECAP300M, 200, LLAVA, VICUNA, "200m"),
-        Scale("300m", VECAP300M, 300, LLAVA, VICUNA, "300m"),
+        #      name      source       parts  captioner  recipe
+        Scale("sample", OPENCLIPART, 4, "sample", "sample"),
+        Scale("own", OWN, 1, "sample", "sample"),
+        Scale("3m", VECAP300M, 3, "default", "3m"),
+        Scale("12m", VECAP300M, 12, "default", "12m"),
+        Scale("100m", VECAP300M, 100, "default", "100m"),
+        Scale("200m", VECAP300M, 200, "default", "200m"),
+        Scale("300m", VECAP300M, 300, "default", "300m"),
     )
 }
 

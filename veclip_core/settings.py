@@ -29,19 +29,53 @@ class Settings(BaseModel):
     """Local folder for fetched packages, converted weights and decoded pictures; by default `cache` in a local root."""
     urls: str = ""
     """A URL list (parquet, csv, tsv or jsonl; a path, a glob or a remote address) for the scales that need one."""
+    pictures: str = ""
+    """Scale `own`: a folder of pictures, or WebDataset tars (a folder or pattern of them, local or remote)."""
+    alt_texts: str = ""
+    """Scale `own`: a csv, tsv, jsonl or parquet file with a column of file names and one of AltTexts. Without it the AltText is
+    what a .txt beside the picture says, or the tar's txt or json."""
+    captioner: str = ""
+    """The pair of models in place of the scale's own: `sample`, `default`, `paper`, `modern` or `one-pass`."""
     describer: str = ""
-    """The describing model in place of the scale's own: `concepts` (the sample's stand-in) or a model id or path."""
+    """The describing model in place of the captioner's: `concepts` (the sample's stand-in) or a model id or path."""
     fuser: str = ""
-    """The fusing model in place of the scale's own: `smollm2` (the sample's) or a model id or path."""
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """What runs language models: vLLM where it imports, else transformers."""
+    """The fusing model in place of the captioner's: `smollm2` (the sample's) or a model id or path."""
+    ethics: Literal["word_list", "judge", "off"] = "word_list"
+    """Who refuses offensive texts before fusion: a word list, the fusing model asked as a judge, or nobody."""
+    engine: Literal["auto", "vllm", "transformers", "openai"] = "auto"
+    """What runs language models: vLLM where it imports, else transformers; `openai` asks servers instead."""
+    describer_url: str = ""
+    """With engine `openai`: the describing model's server, such as http://host:8000/v1."""
+    fuser_url: str = ""
+    """With engine `openai`: the fusing model's server."""
+    clip_scorer: str = ""
+    """A CLIP model (folder or hub id of transformers' CLIPModel) that tells how well AltText, VeC and VeCap fit their pictures, on
+    the quality page; by default none."""
+    api_key: str = Field(default="", repr=False)
+    """With engine `openai`: the servers' key, where they want one."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that share one engine."""
+    executor: Literal["local", "ray"] = "local"
+    """Where downloads and captions are made: processes of this machine, or actors of a Ray cluster."""
+    ray_address: str = "auto"
+    """The Ray cluster; `auto` is the one this machine belongs to."""
+    gpus: tuple[str, ...] = ()
+    """GPUs that captioning may use, by their CUDA numbers (`0,1,2,3`): each local worker gets `tensor_parallel` of its own. On Ray
+    any value (`all`) makes every actor hold that many; which ones is Ray's choice."""
     allow_hosts: tuple[str, ...] = ()
     """`host:port` pairs inside private networks that the downloader may ask; public addresses need no entry."""
+    max_hours: float | None = Field(default=None, gt=0)
+    """A captioning run begins no shard after so many hours, and says what is left."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """A captioning run begins no shard after so much money, at `device_hour_price`."""
+    device_hour_price: float = Field(default=0.0, ge=0)
+    """What one device (a GPU, or a machine without) costs an hour, in any currency."""
     download_workers: int = Field(default=CPU_COUNT, ge=1)
     download_threads: int = Field(default=32, ge=1)
     """Connections of each download worker."""
-    caption_workers: int = Field(default=1, ge=1)
-    """Engines at the same time: one a GPU; on a machine without one, one engine uses all cores."""
+    caption_workers: int | None = Field(default=None, ge=1)
+    """Engines at the same time. By default one on this machine (or one a group of `gpus`), and on Ray as many as fit; with a
+    number, further ones join in as the cluster grows."""
     train_workers: int = Field(default=min(CPU_COUNT, 4), ge=1)
     """Trainings of an experiment at the same time; they share `threads`."""
     threads: int = Field(default=CPU_COUNT, ge=1)
@@ -53,7 +87,7 @@ class Settings(BaseModel):
     dagster_ui: str = "http://127.0.0.1:3000"
     """Where people open Dagster's pages, for links."""
 
-    @field_validator("allow_hosts", mode="before")
+    @field_validator("allow_hosts", "gpus", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -13,6 +13,9 @@ from veclip_core import storage
 from veclip_core.mendable import Mendable
 from veclip_core.samples import Grid, ShardKey
 
+LINK = "link.json"
+"""Suffix of the file that stands for a tar which lies elsewhere."""
+
 
 @dataclass(frozen=True)
 class ShardSet:
@@ -40,6 +43,9 @@ class ShardSet:
         return pq.read_table(table, columns=columns, use_threads=False, pre_buffer=False)
 
     def open(self, key: ShardKey, suffix: str) -> IO[bytes]:
+        """One file of a shard. A tar that lies elsewhere is opened there (`sources/own_pictures.py`)."""
+        if suffix == "tar" and storage.exists(self.file(key, LINK)):
+            return storage.open_read(storage.read_json(self.file(key, LINK))["tar"])
         return storage.open_read(self.file(key, suffix))
 
     def marker(self, key: ShardKey) -> dict[str, Any] | None:
@@ -122,6 +128,11 @@ class Current:
         return ShardSet(root, source, self.stage, self.identity)
 
     def input(self, root: str, source: str, stage: str) -> ShardSet:
+        """Raises NotMadeYet where an older version made this without that stage."""
+        if stage not in self.inputs:
+            raise NotMadeYet(
+                f"{self.stage} of scale {self.scale} was made by an older version, without the stage `{stage}`: make its asset again"
+            )
         return ShardSet(root, source, stage, self.inputs[stage])
 
     def shard_keys(self) -> list[ShardKey]:

@@ -17,7 +17,7 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -149,11 +149,19 @@ class ShardDone:
 class Executor(Protocol):
     """Runs a job's shards on workers. A dead worker costs its shard one attempt, not the run."""
 
-    def run(self, job: ShardJob, tasks: Sequence[tuple[ShardKey, Mapping[str, str]]]) -> Iterable[ShardDone]: ...
+    def run(
+        self, job: ShardJob, tasks: Sequence[tuple[ShardKey, Mapping[str, str]]], more: Callable[[], bool]
+    ) -> Iterable[ShardDone]:
+        """Each shard's result as it comes. When `more` says no, shards under way are finished and no other is begun."""
+        ...
 
 
 class StageFailed(Mendable):
     """The stage could not be run, with the reason and what mends it."""
+
+
+class LimitReached(Mendable):
+    """Hours or money allowed for a stage are spent; what is done is kept, and the message says what is left."""
 
 
 def output_of(operation: Operation, root: str, source: str, inputs: Mapping[str, ShardSet]) -> ShardSet:
@@ -176,19 +184,24 @@ def run_stage(
     inputs: Mapping[str, ShardSet],
     executor: Executor,
     on_shard: Callable[[ShardKey, Mapping[str, Any]], None] = lambda key, marker: None,
+    only: Collection[ShardKey] | None = None,
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> StageReport:
-    """Make every shard of the first `parts` parts that is not there yet.
+    """Make every shard of the first `parts` parts that is not there yet; of those, `only` the named ones.
+
+    `may_go_on` is asked before each shard; a no ends the run when those under way are finished.
 
     `on_shard` hears of every shard that is done, found or made. Shards whose inputs are quarantined are left out and counted.
     Parts that another run is working on are waited for.
 
     Raises:
         StageFailed: when nothing can be made (missing weights, missing inputs, a full disk, every shard failed).
+        LimitReached: when `may_go_on` said no before the last shard.
     """
     started = time.monotonic()
     output = output_of(operation, root, source, inputs)
     job = ShardJob(operation, inputs, output)
-    keys = grid.keys(parts)
+    keys = [key for key in grid.keys(parts) if only is None or key in only]
     input_markers = {name: shards.markers(keys) for name, shards in inputs.items()}
     ready = [key for key in keys if all(key in markers for markers in input_markers.values())]
     if not ready:
@@ -225,7 +238,7 @@ def run_stage(
                     progress.finished(key, marker)
                     on_shard(key, marker)
             todo = [(key, digests[key]) for key in mine if key not in done]
-            for result in _with_retries(executor, job, todo):
+            for result in _with_retries(executor, job, todo, may_go_on):
                 leases[result.key.part].check()
                 if result.marker is None:
                     failed[result.key] = result
@@ -239,6 +252,14 @@ def run_stage(
         finally:
             for lease in leases.values():
                 lease.release()
+        left = [key for key in ready if key not in done and key not in failed]
+        if left and not may_go_on():
+            progress.close()
+            rows = sum(marker["rows_in"] for marker in done.values())
+            raise LimitReached(
+                f"{operation.name}: the limit is reached with {len(done):,} of {len(ready):,} shards done ({rows:,} rows);"
+                f" {len(left):,} are left. The same command with a higher limit goes on there."
+            )
         waiting = [part for part in waiting if part not in leases]
         if waiting:
             _wait_for_others(output, waiting)
@@ -253,14 +274,17 @@ def run_stage(
 
 
 def _with_retries(
-    executor: Executor, job: ShardJob, todo: Sequence[tuple[ShardKey, Mapping[str, str]]]
+    executor: Executor,
+    job: ShardJob,
+    todo: Sequence[tuple[ShardKey, Mapping[str, str]]],
+    may_go_on: Callable[[], bool],
 ) -> Iterable[ShardDone]:
     for attempt in range(1, ATTEMPTS + 1):
         again: list[tuple[ShardKey, Mapping[str, str]]] = []
         digests = dict(todo)
         if not todo:
             return
-        for result in executor.run(job, todo):
+        for result in executor.run(job, todo, may_go_on):
             if result.fatal:
                 logger.error("%s", result.trace)
                 raise StageFailed(f"{job.operation.name}: {result.error}")

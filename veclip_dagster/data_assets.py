@@ -1,14 +1,17 @@
 """`raw_urls_S`, `shards_S`, `vecap_S` and `manifest_S` of one scale."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from veclip_core.captioning.preview import described, markdown_table, selected
+from veclip_core.evaluation.report.caption_page import CaptionQuality
+from veclip_core.pipeline import engines, quality
 from veclip_core.pipeline.data import Chain
-from veclip_core.pipeline.lineage import track_stages
+from veclip_core.pipeline.lineage import tracked_stages
 from veclip_core.samples import ShardKey
 from veclip_core.scales import Scale
 from veclip_core.shards import ShardSet
@@ -107,23 +110,35 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
     def vecap(context: dg.AssetExecutionContext, config: PartsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"vecap_{s}", grid_of_parts="select")
-            chain = Chain(chain.settings, scale, chain.on_part, _EarlyLook(context, chain))
-            describe, fuse, select = chain.vecap(config.parts)
-            run_id = track_stages(chain, "vecap", [describe, fuse, select], tags_of(context, chain.settings))
+            look = _EarlyLook(context, chain)
+            with tracked_stages(chain, "vecap", tags_of(context, chain.settings)) as live:
+
+                def on_shard(stage: str, output: ShardSet, key: ShardKey, marker: Mapping[str, Any]) -> None:
+                    live.on_shard(stage, output, key, marker)
+                    look(stage, output, key)
+
+                reports = replace(chain, on_shard=on_shard).vecap(config.parts)
+                live.log(reports, f"vecap_{s}", "vecap")
+            run_id = live.run_id
             current = chain.current("select", "vecap")
             sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
             # Not from the first shard if that one was set aside.
             key = min(sets["select"].markers(current.shard_keys()))
+            found = quality.of_current(chain)
+            page = quality.write_page(chain, found)
             looks = selected(sets["select"], sets["download"], key, PREVIEW_ROWS, fuse=sets["fuse"])
+        select = reports[-1]
         fused = (select.rows_ok - select.fallbacks) / select.rows_in if select.rows_in else 0.0
         extra = {
             "captions": dg.MetadataValue.md(markdown_table(looks)),
             "written_by_the_llm": metadata.number(fused),
             "stand_in": dg.MetadataValue.text(_stand_in(chain)),
+            "quality_page": dg.MetadataValue.path(page),
+            **quality_plots(found),
             **mlflow_links(chain.settings, {f"vecap_{s}": run_id} if run_id else {}),
         }
-        numbers = {**extra, **metadata.of_stage(describe), **metadata.of_stage(fuse), **metadata.of_stage(select)}
-        return result_of_stage(select, numbers, checks.of_stage(describe, fuse, select, llm_share=fused))
+        numbers = extra | {name: value for report in reports for name, value in metadata.of_stage(report).items()}
+        return result_of_stage(select, numbers, checks.of_stage(*reports, llm_share=fused))
 
     @dg.asset(
         name=f"manifest_{s}",
@@ -180,6 +195,22 @@ class _EarlyLook:
         )
 
 
+def quality_plots(found: CaptionQuality) -> dict[str, dg.MetadataValue]:
+    """Why answers and texts were refused, and what texts are like, to look at in the run."""
+    plots = {}
+    if rejections := found.rejections():
+        plots["answers_refused"] = metadata.bars(rejections, "answers refused by the check, by reason")
+    if refusals := found.refusals():
+        plots["texts_refused"] = metadata.bars(refusals, "texts refused before fusion")
+    names = {"alt_text": "AltText", "vec": "VeC", "vecap": "VeCap"}
+    lengths = {
+        names[text]: [(float(length), float(count)) for length, count in of.lengths.items()]
+        for text, of in found.statistics.by_text.items()
+        if of.texts
+    }
+    return plots | {"lengths": metadata.curve(lengths, "words of a text", "texts", x="words")}
+
+
 def _vecap_description(scale: Scale) -> str:
     text = "Captions: each picture described (VeC), fused with its AltText by a language model, checked and selected (VeCap)."
     if scale.describer_is_stand_in:
@@ -188,8 +219,8 @@ def _vecap_description(scale: Scale) -> str:
 
 
 def _stand_in(chain: Chain) -> str:
-    describer = chain.settings.describer or chain.scale.describer
-    return "the describer is a stand-in, not a vision-language model" if describer == "concepts" else "none"
+    describer = engines.describer_of(chain.scale, chain.settings)
+    return "the describer is a stand-in, not a vision-language model" if describer == engines.STAND_IN else "none"
 
 
 def result_of_stage(

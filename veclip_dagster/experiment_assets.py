@@ -1,6 +1,7 @@
 """The sample's experiment: every arm of the comparison over several seeds, and the report that holds them beside each other."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import dagster as dg
 from pydantic import Field
@@ -8,7 +9,7 @@ from pydantic import Field
 from veclip_core.config import digest_of
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import make_report
-from veclip_core.pipeline.lineage import track_stages
+from veclip_core.pipeline.lineage import tracked_stages
 from veclip_core.pipeline.side_by_side import Training, train_side_by_side
 from veclip_core.pipeline.training import Trained
 from veclip_core.scales import Scale
@@ -66,17 +67,18 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
     def vecap_control(context: dg.AssetExecutionContext, veclip: VeclipResource) -> dg.MaterializeResult:
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"vecap_control_{s}")
-            shuffle, fuse, select = chain.vecap_control()
-            run_id = track_stages(chain, "vecap_control", [shuffle, fuse, select], tags_of(context, chain.settings))
+            with tracked_stages(chain, "vecap_control", tags_of(context, chain.settings)) as live:
+                reports = replace(chain, on_shard=live.on_shard).vecap_control()
+                live.log(reports, f"vecap_control_{s}", "vecap_control")
+            run_id = live.run_id
+        select = reports[-1]
         fused = (select.rows_ok - select.fallbacks) / select.rows_in if select.rows_in else 0.0
         numbers = {
             "written_by_the_llm": metadata.number(fused),
             **mlflow_links(chain.settings, {f"vecap_control_{s}": run_id} if run_id else {}),
-            **metadata.of_stage(shuffle),
-            **metadata.of_stage(fuse),
-            **metadata.of_stage(select),
+            **{name: value for report in reports for name, value in metadata.of_stage(report).items()},
         }
-        return result_of_stage(select, numbers, checks.of_stage(shuffle, fuse, select, llm_share=fused))
+        return result_of_stage(select, numbers, checks.of_stage(*reports, llm_share=fused))
 
     @dg.asset(
         name=f"manifest_control_{s}",

@@ -44,15 +44,16 @@ def bars(counts: Mapping[str, float], title: str) -> dg.MetadataValue:
     return _picture(figure)
 
 
-def curve(points: Mapping[str, list[tuple[float, float]]], title: str, y: str) -> dg.MetadataValue:
-    """A line chart over steps, inline."""
+def curve(points: Mapping[str, list[tuple[float, float]]], title: str, y: str, x: str = "step") -> dg.MetadataValue:
+    """A line chart, inline."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     for name, line in points.items():
         axes.plot([step for step, _ in line], [value for _, value in line], label=name)
-    axes.set_xlabel("step")
+    axes.set_xlabel(x)
+    axes.legend(frameon=False, fontsize=8)
     axes.set_ylabel(y)
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

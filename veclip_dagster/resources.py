@@ -16,7 +16,17 @@ class VeclipResource(dg.ConfigurableResource):
     """Describing model (VECLIP_DESCRIBER)."""
     fuser: str = ""
     """Fusing model (VECLIP_FUSER)."""
+    captioner: str = ""
+    """Pair of models by name (VECLIP_CAPTIONER)."""
+    pictures: str = ""
+    """Your own pictures, for the scale `own` (VECLIP_PICTURES)."""
+    alt_texts: str = ""
+    """Their table of AltTexts (VECLIP_ALT_TEXTS)."""
 
     def settings(self) -> Settings:
-        given = {name: value for name in ("root", "urls", "describer", "fuser") if (value := getattr(self, name))}
+        given = {
+            name: value
+            for name in ("root", "urls", "describer", "fuser", "captioner", "pictures", "alt_texts")
+            if (value := getattr(self, name))
+        }
         return Settings.from_environment().model_copy(update=given)

@@ -12,4 +12,6 @@ from veclip_dagster.model_assets import model_assets
 def scale_assets(scale: Scale, settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """`raw_urls_S`, `shards_S`, `vecap_S`, `manifest_S`, `clip_S`, `veclip_S`, `eval_report_S` and their part grids."""
     versions = code_versions(scale, settings)
+    if scale.name == "own":  # captions are what one's own pictures are for; there is nothing to evaluate them on
+        return data_assets(scale, versions)
     return [*data_assets(scale, versions), *model_assets(scale, versions)]

@@ -2,15 +2,19 @@
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
+from veclip_core.captioning import describe
 from veclip_core.captioning.describe import decode, describe_shard
+from veclip_core.download.seal import add_member
 from veclip_core.samples import DESCRIBE_SCHEMA, DOWNLOAD_SCHEMA, ShardKey
 from veclip_core.stage import ShardSet, ShardTask
 
@@ -21,16 +25,18 @@ class MeanColour:
 
     model_id: str = "mean-colour"
     prompt_id: str = "none"
-    batches: list[int] = field(default_factory=list)
+    max_side_px: int | None = 20
+    sides: list[int] = field(default_factory=list)
 
     @dataclass
     class Said:
         text: str
         detail: dict[str, int]
 
-    def describe(self, images: Sequence[Image.Image]) -> list["MeanColour.Said"]:
-        self.batches.append(len(images))
-        means = [tuple(image.resize((1, 1)).tobytes()) for image in images]
+    def describe(self, images: Iterable[Image.Image]) -> list["MeanColour.Said"]:
+        pictures = list(images)
+        self.sides += [max(picture.size) for picture in pictures]
+        means = [tuple(picture.resize((1, 1)).tobytes()) for picture in pictures]
         return [self.Said("" if sum(mean) < 20 else f"mostly {mean[0] // 128}", {"red": mean[0]}) for mean in means]
 
 
@@ -43,20 +49,20 @@ def _jpg(colour: str) -> bytes:
 def test_every_good_picture_gets_a_row(tmp_path: Path):
     key = ShardKey(0, 0)
     pictures = {"a": _jpg("red"), "b": _jpg("blue"), "c": _jpg("red")[:200], "d": b"no picture", "e": _jpg("black")}
-    listed = [{"url_id": name, "status": "ok"} for name in [*pictures, "f"]] + [{"url_id": "g", "status": "error"}]
+    listed: list[dict[str, Any]] = [{"url_id": name, "status": "ok"} for name in [*pictures, "f"]]
+    listed.append({"url_id": "g", "status": "error"})
     shards = ShardSet(str(tmp_path), "test", "download", "0" * 16)
     folder = Path(shards.file(key, "tar")).parent
     folder.mkdir(parents=True)
+    listed[5] |= {"offset": 10**9, "bytes": 100}  # beyond the tar's end
+    with tarfile.open(shards.file(key, "tar"), "w", format=tarfile.USTAR_FORMAT) as tar:
+        for row, (name, data) in zip(listed, pictures.items(), strict=False):
+            row |= {"offset": add_member(tar, f"{name}.jpg", data), "bytes": len(data)}
+            add_member(tar, f"{name}.json", b"{}")
     pq.write_table(pa.Table.from_pylist(listed, schema=DOWNLOAD_SCHEMA), shards.file(key, "parquet"))
-    with tarfile.open(shards.file(key, "tar"), "w") as tar:
-        for name, data in [*pictures.items(), ("g", _jpg("red"))]:
-            for suffix, content in (("jpg", data), ("json", b"{}")):
-                member = tarfile.TarInfo(f"{name}.{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
     describer = MeanColour()
     (tmp_path / "out").mkdir()
-    counts = describe_shard(ShardTask(key, {"download": shards}, tmp_path / "out"), describer, batch=2)
+    counts = describe_shard(ShardTask(key, {"download": shards}, tmp_path / "out"), describer)
     assert (counts.rows_in, counts.rows_ok) == (6, 2)
     assert counts.errors == {"undecodable": 2, "empty_description": 1, "missing_in_tar": 1}
     table = pq.read_table(tmp_path / "out" / "00000.parquet")
@@ -65,7 +71,22 @@ def test_every_good_picture_gets_a_row(tmp_path: Path):
     assert [row["url_id"] for row in rows] == ["a", "b", "c", "d", "e", "f"]
     assert [row["vec"] for row in rows] == ["mostly 1", "mostly 0", "", "", "", ""]
     assert rows[0]["detail"] == '{"red": 254}'
-    assert describer.batches == [2, 1]
+    assert describer.sides == [20, 20, 20], "it is handed nothing larger than it asked for"
+
+
+def test_pictures_are_decoded_ahead_of_the_engine_and_no_further_than_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(describe, "AHEAD", 3)
+    read: list[str] = []
+
+    def tar() -> Iterator[tuple[str, bytes]]:
+        for number in range(10):
+            read.append(str(number))
+            yield str(number), _jpg("red")
+
+    pictures = describe.decoded_ahead(tar(), None)
+    assert next(pictures)[0] == "0"
+    assert read == ["0", "1", "2"]
+    assert [name for name, _ in pictures] == list("123456789")
 
 
 def test_pictures_are_seen_upright_and_on_white():

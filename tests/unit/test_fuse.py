@@ -9,7 +9,14 @@ from veclip_core.captioning.engines.base import Generation, Request, Sampling
 from veclip_core.captioning.fuse import FuseConfig, fuse_rows, fuse_shard
 from veclip_core.captioning.quality import QualityThresholds
 from veclip_core.captioning.select import SelectConfig, choose_caption, select_shard
-from veclip_core.samples import DESCRIBE_SCHEMA, DOWNLOAD_SCHEMA, FUSE_SCHEMA, LIST_URLS_SCHEMA, SELECT_SCHEMA
+from veclip_core.samples import (
+    CHECK_SCHEMA,
+    DESCRIBE_SCHEMA,
+    DOWNLOAD_SCHEMA,
+    FUSE_SCHEMA,
+    LIST_URLS_SCHEMA,
+    SELECT_SCHEMA,
+)
 
 VEC = "a drawing of a ring buoy or a boat, transport-water, red and white"
 GOOD = "A drawing of {alt} with a ring buoy in red and white."
@@ -80,6 +87,9 @@ def test_shards_of_both_stages_add_up(tmp_path: Path):
         ("u4", "Dead", "ok", "error", None),
         ("u5", "Bad list row", "error", None, None),
         ("u6", "", "ok", "ok", ""),
+        ("u1", "refused alt", "ok", "ok", VEC),
+        ("u1", "refused vec", "ok", "ok", VEC),
+        ("u1", "refused both", "ok", "ok", VEC),
     ]
     listed = [
         {"url_id": url, "sample_id": f"s{number}", "url": url, "alt_text": alt, "source": "t", "status": status}
@@ -101,22 +111,43 @@ def test_shards_of_both_stages_add_up(tmp_path: Path):
             ],
         ),
     }
-    counts = fuse_shard(task(tmp_path / "a", inputs), ScriptedEngine("Lost"), FuseConfig())
-    assert (counts.rows_in, counts.rows_ok, counts.fallbacks) == (5, 2, 1)
-    assert counts.errors == {"no_alt_text": 2, "no_vec": 1}
+    refused = {
+        "s7": {"alt_refused": "takeover"},
+        "s8": {"vec_refused": "word_list"},
+        "s9": {"alt_refused": "a", "vec_refused": "v"},
+    }
+    inputs["check"] = put(
+        tmp_path,
+        "check",
+        CHECK_SCHEMA,
+        [
+            {"sample_id": row["sample_id"], "url_id": row["url_id"], **refused.get(row["sample_id"], {})}
+            for row in listed
+        ],
+    )
+    engine = ScriptedEngine("Lost")
+    counts = fuse_shard(task(tmp_path / "a", inputs), engine, FuseConfig())
+    assert not [alt for asked in engine.asked for alt in asked if "refused" in alt], "what is refused reaches no prompt"
+    assert (counts.rows_in, counts.rows_ok, counts.fallbacks) == (8, 2, 1)
+    assert counts.errors == {"no_alt_text": 2, "no_vec": 1, "alt_refused": 2, "vec_refused": 1}
     assert counts.extra["candidates"] == 3
     fused = made(tmp_path / "a")
     assert fused.schema == FUSE_SCHEMA
 
     inputs["fuse"] = put(tmp_path, "fuse", FUSE_SCHEMA, fused.to_pylist())
     counts = select_shard(task(tmp_path / "b", inputs), SelectConfig())
-    assert (counts.rows_in, counts.rows_ok, counts.fallbacks, counts.errors) == (5, 4, 3, {"no_text": 1})
+    assert (counts.rows_in, counts.rows_ok, counts.fallbacks) == (8, 6, 5)
+    assert counts.errors == {"no_text": 1, "texts_refused": 1}
     table = made(tmp_path / "b")
     assert table.schema == SELECT_SCHEMA
     rows = {row["sample_id"]: row for row in table.to_pylist()}
     assert {name: row["status"] for name, row in rows.items()} == {
-        "s0": "fused", "s1": "concatenated", "s2": "vec", "s3": "alt", "s6": "error",
+        "s0": "fused", "s1": "concatenated", "s2": "vec", "s3": "alt", "s6": "error", "s7": "vec", "s8": "alt", "s9": "error",
     }  # fmt: skip
+    assert [(rows[name]["alt_text"], rows[name]["refused"]) for name in ("s7", "s9")] == [
+        ("", "alt: takeover"), ("", "alt: a; vec: v"),
+    ]  # fmt: skip
+    assert (rows["s7"]["reason"], rows["s8"]["reason"], rows["s8"]["vec"]) == ("alt_refused", "vec_refused", "")
     assert rows["s0"]["prompt_id"] == "fuse-sentence-v2"
     assert json.loads(rows["s0"]["scores"])["alt"] == 1.0
     assert (rows["s1"]["reason"], rows["s1"]["prompt_id"], rows["s1"]["vec_model"]) == ("unfaithful", None, "v")

@@ -3,16 +3,15 @@
 import io
 import json
 import logging
-import tarfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
-from pydantic import SerializeAsAny
+from pydantic import Field, SerializeAsAny
 
 from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Message, Request, Sampling, opened
 from veclip_core.captioning.prompts import DescribePrompt, describe_prompt
@@ -28,7 +27,10 @@ log = logging.getLogger(__name__)
 
 MAX_PIXELS = 64_000_000
 """Refused before decoding: pictures come from our own downloader, so a larger one is no picture of ours."""
-BATCH = 256
+DECODERS = 4
+"""Threads that decode pictures while the engine computes: decoding lets go of Python's lock."""
+AHEAD = 64
+"""Decoded pictures that may wait for the engine: some 200 MB at the largest side of a describer."""
 
 
 class Describer(Protocol):
@@ -36,9 +38,11 @@ class Describer(Protocol):
 
     model_id: str
     prompt_id: str
+    max_side_px: int | None
+    """Larger pictures are scaled down to this before it sees them; None for none."""
 
-    def describe(self, images: "list[Image]") -> Sequence[Any]:
-        """One description a picture, each with `text` and `detail` (a mapping fit for JSON)."""
+    def describe(self, images: "Iterable[Image]") -> Sequence[Any]:
+        """One description a picture, each with `text` and `detail` (a mapping fit for JSON). Takes pictures as it needs them."""
         ...
 
 
@@ -59,6 +63,8 @@ class VlmConfig(Config):
     """What it is asked."""
     sampling: Sampling = Sampling(max_tokens=64)
     """How the answer is drawn."""
+    max_side_px: int = Field(1024, ge=32)
+    """A larger picture is scaled down to this before the model's own preprocessing, which is slow on large ones."""
 
 
 def vlm_config_for(model: str) -> VlmConfig:
@@ -79,10 +85,11 @@ class VlmDescriber:
     def __init__(self, engine: Any, config: VlmConfig):
         self._engine, self._config = engine, config
         self.model_id, self.prompt_id = engine.model_id, config.prompt.id
+        self.max_side_px: int | None = config.max_side_px
 
-    def describe(self, images: "list[Image]") -> list[VlmDescription]:
+    def describe(self, images: "Iterable[Image]") -> list[VlmDescription]:
         ask = (Message("user", self._config.prompt.text),)
-        answers = self._engine.generate([Request(ask, image=image) for image in images], self._config.sampling)
+        answers = self._engine.generate((Request(ask, image=image) for image in images), self._config.sampling)
         return [
             VlmDescription(
                 " ".join(made.text.split()), {"finish_reason": made.finish_reason, "tokens": made.completion_tokens}
@@ -106,25 +113,22 @@ class DescribeOperation:
     config: DescribeConfig
     opener: Callable[[], AbstractContextManager[Describer]]
     """Loads the describer in the worker; picklable, such as `functools.partial(open_vlm, config, runtime)`."""
-    batch: int = field(default=BATCH)
 
     @contextmanager
     def open(self) -> Iterator[Callable[[ShardTask], RowCounts]]:
         with self.opener() as describer:
-            yield lambda task: describe_shard(task, describer, self.batch)
+            yield lambda task: describe_shard(task, describer)
 
 
-def describe_shard(task: ShardTask, describer: Describer, batch: int = BATCH) -> RowCounts:
+def describe_shard(task: ShardTask, describer: Describer) -> RowCounts:
     """Write one row for each good picture: described, or an error with its reason."""
-    downloaded = task.read("download", ["url_id", "status"]).to_pylist()
-    wanted = {row["url_id"] for row in downloaded if row["status"] == "ok"}
+    downloaded = task.read("download", ["url_id", "status", "offset", "bytes"]).to_pylist()
+    places = {row["url_id"]: (row["offset"], row["bytes"]) for row in downloaded if row["status"] == "ok"}
     rows: dict[str, dict[str, Any]] = {}
     with task.inputs["download"].open(task.key, "tar") as tar:
-        pictures = ((name, data) for name, data in pictures_in(tar) if name in wanted)
-        while chunk := list(islice(pictures, batch)):
-            for row in _described(chunk, describer):
-                rows[row["url_id"]] = row
-    for missing in wanted - rows.keys():
+        for row in _described(pictures_in(tar, places), describer):
+            rows[row["url_id"]] = row
+    for missing in places.keys() - rows.keys():
         rows[missing] = _error(missing, "missing_in_tar", describer)
     ordered = [rows[url_id] for url_id in sorted(rows)]
     task.write(pa.Table.from_pylist(ordered, schema=DESCRIBE_SCHEMA))
@@ -132,13 +136,13 @@ def describe_shard(task: ShardTask, describer: Describer, batch: int = BATCH) ->
     return RowCounts(rows_in=len(ordered), rows_ok=len(ordered) - sum(errors.values()), errors=dict(errors))
 
 
-def pictures_in(tar: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """(url_id, jpg) in the tar's order, read once from start to end, so that a remote tar is one stream."""
-    with tarfile.open(fileobj=tar, mode="r|") as members:
-        for member in members:
-            name, _, suffix = member.name.rpartition(".")
-            if suffix == "jpg" and (file := members.extractfile(member)) is not None:
-                yield name, file.read()
+def pictures_in(tar: IO[bytes], places: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, bytes]]:
+    """(url_id, picture) in the tar's order, so that a remote tar is one stream. What lies beyond its end is left out."""
+    for url_id, (offset, size) in sorted(places.items(), key=lambda place: place[1]):
+        tar.seek(offset)
+        data = tar.read(size)
+        if len(data) == size:
+            yield url_id, data
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image | None":
@@ -157,14 +161,44 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image | None":
         return None
 
 
-def _described(chunk: list[tuple[str, bytes]], describer: Describer) -> Iterator[dict[str, Any]]:
-    images = [(url_id, decode(data)) for url_id, data in chunk]
-    good = [(url_id, image) for url_id, image in images if image is not None]
-    for url_id, image in images:
-        if image is None:
-            yield _error(url_id, "undecodable", describer)
-    descriptions = describer.describe([image for _, image in good]) if good else []
-    for (url_id, _), description in zip(good, descriptions, strict=True):
+def decoded_ahead(
+    pictures: Iterable[tuple[str, bytes]], max_side_px: int | None
+) -> "Iterator[tuple[str, Image | None]]":
+    """Each picture decoded and scaled down, in order; the next ones are worked on in threads meanwhile, `AHEAD` at most."""
+
+    def prepare(data: bytes) -> "Image | None":
+        image = decode(data)
+        if image is not None and max_side_px is not None:
+            image.thumbnail((max_side_px, max_side_px))
+        return image
+
+    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+        waiting: deque[tuple[str, Future[Image | None]]] = deque()
+        for name, data in pictures:
+            waiting.append((name, pool.submit(prepare, data)))
+            if len(waiting) >= AHEAD:
+                first, image = waiting.popleft()
+                yield first, image.result()
+        for name, image in waiting:
+            yield name, image.result()
+
+
+def _described(pictures: Iterable[tuple[str, bytes]], describer: Describer) -> Iterator[dict[str, Any]]:
+    good: list[str] = []
+    bad: list[str] = []
+
+    def images() -> "Iterator[Image]":
+        for url_id, image in decoded_ahead(pictures, describer.max_side_px):
+            if image is None:
+                bad.append(url_id)
+            else:
+                good.append(url_id)
+                yield image
+
+    descriptions = describer.describe(images())
+    for url_id in bad:
+        yield _error(url_id, "undecodable", describer)
+    for url_id, description in zip(good, descriptions, strict=True):
         if not description.text.strip():
             yield _error(url_id, "empty_description", describer)
             continue

@@ -5,13 +5,15 @@ samples whose answers so far were all rejected. Every candidate is kept; which o
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from veclip_core.captioning.captioners import SMALL_FUSER
+from veclip_core.captioning.check import usable_texts
 from veclip_core.captioning.engines.base import Engine, EngineConfig, EngineRuntime, Sampling, opened
 from veclip_core.captioning.engines.weights import SMOLLM2
 from veclip_core.captioning.prompts import VICUNA_TEMPLATE, FusePrompt, fuse_prompt
@@ -36,7 +38,7 @@ class FuseConfig(Config):
 
 def fuse_config_for(fuser: str) -> FuseConfig:
     """The configuration for a fuser's name: `smollm2`, or a model's path or hub id, which gets the reconstructed prompt."""
-    if fuser in ("smollm2", SMOLLM2):
+    if fuser in (SMALL_FUSER, SMOLLM2):
         return FuseConfig()
     template = VICUNA_TEMPLATE if "vicuna" in fuser.lower() else None
     return FuseConfig(
@@ -82,7 +84,7 @@ def fuse_rows(pairs: Sequence[tuple[str, str]], engine: Engine, config: FuseConf
 
 @dataclass(frozen=True)
 class FuseOperation:
-    """Inputs: `list_urls` (AltText) and `describe` (VeC, one row a good picture)."""
+    """Inputs: `list_urls` (AltText), `describe` (VeC, one row a good picture) and `check` (what of both is refused)."""
 
     name: ClassVar[str] = "fuse"
     config: FuseConfig = field(default_factory=FuseConfig)
@@ -99,8 +101,16 @@ def fuse_shard(task: ShardTask, engine: Engine, config: FuseConfig) -> RowCounts
     vecs = {row["url_id"]: row["vec"] or "" for row in task.read("describe", ["url_id", "vec"]).to_pylist()}
     listed = task.read("list_urls", ["url_id", "sample_id", "alt_text", "status"]).to_pylist()
     samples = [row for row in listed if row["status"] == "ok" and row["url_id"] in vecs]
-    pairs = [(row["alt_text"] or "", vecs[row["url_id"]]) for row in samples]
+    checked = {row["sample_id"]: row for row in task.read("check").to_pylist()}
+    pairs = [usable_texts(row["alt_text"] or "", vecs[row["url_id"]], checked.get(row["sample_id"])) for row in samples]
     fused = fuse_rows(pairs, engine, config)
+    task.write(table_of(samples, fused, engine.model_id))
+    refused = [checked.get(row["sample_id"], {}) for row in samples]
+    return counts_of_fusion(pairs, fused, refused)
+
+
+def table_of(samples: Sequence[Mapping[str, Any]], fused: Sequence[Sequence[Candidate]], model: str) -> pa.Table:
+    """The candidates of a shard's samples as rows of `fuse`, in the order of ids."""
     rows = [
         {
             "sample_id": sample["sample_id"],
@@ -110,7 +120,7 @@ def fuse_shard(task: ShardTask, engine: Engine, config: FuseConfig) -> RowCounts
             "finish_reason": candidate.finish_reason,
             "prompt_tokens": candidate.prompt_tokens,
             "completion_tokens": candidate.completion_tokens,
-            "model": engine.model_id,
+            "model": model,
             "prompt_id": candidate.prompt_id,
             "rejected": candidate.rejected,
         }
@@ -118,18 +128,24 @@ def fuse_shard(task: ShardTask, engine: Engine, config: FuseConfig) -> RowCounts
         for number, candidate in enumerate(candidates)
     ]
     rows.sort(key=lambda row: (row["url_id"], row["sample_id"], row["candidate"]))
-    task.write(pa.Table.from_pylist(rows, schema=FUSE_SCHEMA))
-    return _counts(pairs, fused)
+    return pa.Table.from_pylist(rows, schema=FUSE_SCHEMA)
 
 
-def _counts(pairs: list[tuple[str, str]], fused: list[list[Candidate]]) -> RowCounts:
+def counts_of_fusion(
+    pairs: Sequence[tuple[str, str]],
+    fused: Sequence[Sequence[Candidate]],
+    refused: Sequence[Mapping[str, str | None]],
+) -> RowCounts:
+    """The sums of a shard: a sample is ok when it has a candidate, a fallback when all of them are rejected."""
     errors: Counter[str] = Counter()
     extra: Counter[str] = Counter(
         distinct_pairs=len({pair for pair, candidates in zip(pairs, fused, strict=True) if candidates})
     )
-    for (alt_text, _), candidates in zip(pairs, fused, strict=True):
+    for (alt_text, _), candidates, checked in zip(pairs, fused, refused, strict=True):
         if not candidates:
-            errors["no_alt_text" if not alt_text.strip() else "no_vec"] += 1
+            missing = "vec" if alt_text.strip() else "alt"
+            named = "no_vec" if missing == "vec" else "no_alt_text"
+            errors[f"{missing}_refused" if checked.get(f"{missing}_refused") else named] += 1
         for candidate in candidates:
             extra["candidates"] += 1
             extra["prompt_tokens"] += candidate.prompt_tokens

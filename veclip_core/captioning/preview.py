@@ -74,15 +74,15 @@ def drawn(
     select: ShardSet, download: ShardSet, fuse: ShardSet, keys: Sequence[ShardKey], count: int, each_reason: int
 ) -> Lot:
     """`count` random samples and up to `each_reason` of every reason for a refusal, out of at most a few random shards."""
-    some = sorted(keys, key=lambda key: _lot(str(key)))[:SHARDS_DRAWN_FROM]
+    some = sorted(keys, key=lambda key: lot(str(key)))[:SHARDS_DRAWN_FROM]
     rows = {row["sample_id"]: (key, row) for key in some for row in _good_rows(select, key)}
-    by_lot = sorted(rows, key=_lot)
+    by_lot = sorted(rows, key=lot)
     refused: dict[str, dict[str, str]] = {}
     for key in some:
         for candidate in fuse.read_table(key, ["sample_id", "text", "rejected"]).to_pylist():
             if candidate["rejected"] and candidate["sample_id"] in rows:
                 refused.setdefault(candidate["rejected"], {})[candidate["sample_id"]] = candidate["text"]
-    of_reason = {reason: sorted(texts, key=_lot)[:each_reason] for reason, texts in sorted(refused.items())}
+    of_reason = {reason: sorted(texts, key=lot)[:each_reason] for reason, texts in sorted(refused.items())}
     wanted = {*by_lot[:count], *(sample for samples in of_reason.values() for sample in samples)}
     looks = {
         look.sample_id: look
@@ -102,7 +102,8 @@ def _good_rows(select: ShardSet, key: ShardKey) -> list[dict[str, Any]]:
     return [row for row in select.read_table(key).to_pylist() if row["status"] != "error"]
 
 
-def _lot(name: str) -> bytes:
+def lot(name: str) -> bytes:
+    """What samples and shards are drawn by: a hash of the name, the same in every run."""
     return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
 

@@ -9,12 +9,15 @@ import re
 import unicodedata
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from veclip_core.captioning.engines.base import Message, Request
 from veclip_core.config import Config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Provenance = Literal["reconstructed", "own", "CapsFusion"]
 
@@ -80,6 +83,50 @@ class FusePrompt(Config):
         return _filled(self.user, alt_text, vec)
 
 
+class RewritePrompt(Config):
+    """How a vision-language model is asked to rewrite an AltText while it sees the picture."""
+
+    id: str
+    """Name and version."""
+    provenance: Provenance
+    """Where the text comes from."""
+    note: str = Field(exclude=True)
+    """The source in words; no part of the identity."""
+    user: str
+    """The question, with `{alt_text}`."""
+    max_bytes: int = Field(400, ge=16)
+    """The AltText is cut to so many UTF-8 bytes."""
+
+    @property
+    def own_texts(self) -> tuple[str, ...]:
+        """What an answer may not repeat."""
+        return (self.user.replace("{alt_text}", " "),)
+
+    def request(self, alt_text: str, image: "Image") -> Request:
+        """The prompt for one sample; without an AltText it says that there is none."""
+        asked = _filled(self.user, as_data(alt_text, self.max_bytes) or "(none)", "")
+        return Request((Message("user", asked),), image=image)
+
+
+class JudgePrompt(Config):
+    """How a language model is asked whether a text may be used."""
+
+    id: str
+    """Name and version."""
+    provenance: Provenance
+    """Where the text comes from."""
+    note: str = Field(exclude=True)
+    """The source in words; no part of the identity."""
+    user: str
+    """The question, with `{text}`; an answer that begins with yes refuses the text."""
+    max_bytes: int = Field(400, ge=16)
+    """The text is cut to so many UTF-8 bytes."""
+
+    def request(self, text: str) -> Request:
+        """The prompt for one text."""
+        return Request((Message("user", self.user.replace("{text}", as_data(text, self.max_bytes))),))
+
+
 def _filled(pattern: str, alt_text: str, vec: str) -> str:
     # One pass: braces or placeholders inside the AltText stay what they are.
     given = {"{alt_text}": alt_text, "{vec}": vec}
@@ -100,7 +147,8 @@ def as_data(text: str, max_bytes: int) -> str:
         for char in text
     )  # fmt: skip
     # `<|im_start|>`, `</s>`, `[INST]`, `<<SYS>>`, `<image>`: a space inside makes words of them.
-    text = re.sub(r"([<\[])(?=[|/<\[\w])", r"\1 ", text).replace("|>", "| >")
+    text = re.sub(r"([<\[])(?=[^\s=\]>-])", r"\1 ", text)
+    text = re.sub(r"([|｜▁])(?=>)", r"\1 ", text)
     text = _ROLE_WORD.sub(r"\1 ", text)
     text = " ".join(text.split())
     return text.encode()[:max_bytes].decode(errors="ignore").rstrip()
@@ -130,6 +178,32 @@ def describe_prompt(prompt_id: str) -> DescribePrompt:
     if prompt_id not in describe_prompts():
         raise ValueError(f"there is no describing prompt {prompt_id!r}; there are {', '.join(describe_prompts())}")
     return describe_prompts()[prompt_id]
+
+
+@cache
+def rewrite_prompts() -> dict[str, RewritePrompt]:
+    """The presets by id."""
+    return {prompt["id"]: RewritePrompt.model_validate(prompt) for prompt in _read("rewrite.json")}
+
+
+def rewrite_prompt(prompt_id: str) -> RewritePrompt:
+    """Raises ValueError that lists the presets."""
+    if prompt_id not in rewrite_prompts():
+        raise ValueError(f"there is no rewriting prompt {prompt_id!r}; there are {', '.join(rewrite_prompts())}")
+    return rewrite_prompts()[prompt_id]
+
+
+@cache
+def judge_prompts() -> dict[str, JudgePrompt]:
+    """The presets by id."""
+    return {prompt["id"]: JudgePrompt.model_validate(prompt) for prompt in _read("judge.json")}
+
+
+def judge_prompt(prompt_id: str) -> JudgePrompt:
+    """Raises ValueError that lists the presets."""
+    if prompt_id not in judge_prompts():
+        raise ValueError(f"there is no judging prompt {prompt_id!r}; there are {', '.join(judge_prompts())}")
+    return judge_prompts()[prompt_id]
 
 
 def _read(name: str) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""Whether a fused caption may stand: a pure check of one text against the AltText and the VeC it came from.
+"""Whether a fused caption may stand: a pure check of one text against the AltText and the VeC it came from. And whether a
+description may be used at all.
 
-It compares words, not meaning: it sees a fact that was added or dropped when the fact has a word of its own, and is blind to
-words put together wrongly. Its false acceptance and false rejection on planted corruptions are measured in its test.
+The check of captions compares words, not meaning: it sees a fact that was added or dropped when the fact has a word of its own, and
+is blind to words put together wrongly. Its false acceptance and false rejection on planted corruptions are measured in its test.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from veclip_core.captioning.words import Words, content_words, names, words
+from veclip_core.captioning.words import Words, content_words, names, scripts, words
 from veclip_core.config import Config
 
 Reason = Literal[
@@ -22,6 +23,7 @@ Reason = Literal[
     "refusal",
     "echo",
     "of_the_image",
+    "script",
     "repetition",
     "concatenation",
     "unfaithful",
@@ -30,6 +32,8 @@ Reason = Literal[
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 
+NO_ANSWER = ("content_filter", "refused_by_server")
+"""Finish reasons of a server that would not answer."""
 REFUSAL = re.compile(
     r"\b(as an? (ai|language model)|i'?m sorry|i am sorry|i can'?t|i cannot|i am unable|i'?m unable|i am not able|i apologi[sz]e)\b"
 )
@@ -78,6 +82,8 @@ def judge(
     """
     limits = thresholds or QualityThresholds()
     said = words(text)
+    if finish_reason in NO_ANSWER:
+        return "refusal"
     if not said:
         return "empty"
     if finish_reason not in (None, "stop"):
@@ -91,6 +97,8 @@ def judge(
         if any(match.group(0) not in inputs for match in pattern.finditer(plain)):
             return reason
     known = Words(alt_text, vec)
+    if scripts(text) - scripts(f"{alt_text} {vec}"):
+        return "script"
     if _echoes(said, known, [words(shown) for shown in prompt_texts], limits.echo_words):
         return "echo"
     alt_content, vec_content, content = content_words(alt_text), content_words(vec), content_words(text)
@@ -172,3 +180,33 @@ def _asserts_both(said: list[str], alt_text: str, vec: str) -> bool:
     first = [word for word in content_words(before) if word not in Words(other, alt_text)]
     second = [word for word in content_words(other) if word not in Words(before, alt_text)]
     return bool(first and second) and _share(first, kept) > 0.5 and _share(second, kept) > 0.5
+
+
+class VecThresholds(Config):
+    """What a description must satisfy before anything is fused with it."""
+
+    min_words: int = Field(2, ge=0)
+    """Descriptions of fewer words are refused."""
+    max_words: int = Field(120, ge=1)
+    """Descriptions of more words are refused."""
+    max_repeats: int = Field(5, ge=1)
+    """How often a content word may stand in it: a model in a loop says one again and again."""
+    script: str | None = "LATIN"
+    """The script it must be written in, by Unicode's name for it (`LATIN`, `CJK`, `CYRILLIC`); None for any."""
+
+
+def judge_vec(vec: str, finish_reason: str | None, thresholds: VecThresholds) -> str | None:
+    """Why a description is not to be used, or None: the first of refusal, truncated, too_short, too_long, script, repetition."""
+    said = words(vec)
+    if finish_reason in NO_ANSWER or REFUSAL.search(_plain(vec)):
+        return "refusal"
+    if finish_reason not in (None, "stop"):
+        return "truncated"
+    if len(said) < thresholds.min_words:
+        return "too_short"
+    if len(said) > thresholds.max_words:
+        return "too_long"
+    if thresholds.script and thresholds.script not in scripts(vec):
+        return "script"
+    often = Counter(content_words(vec)).most_common(1)
+    return "repetition" if often and often[0][1] > thresholds.max_repeats else None

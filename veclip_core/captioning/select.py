@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from veclip_core.captioning.check import usable_texts
 from veclip_core.captioning.prompts import fuse_prompts
 from veclip_core.captioning.quality import QualityThresholds, judge, kept_shares
 from veclip_core.captioning.template import template_fusion
@@ -71,7 +72,7 @@ def choose_caption(
 
 @dataclass(frozen=True)
 class SelectOperation:
-    """Inputs: `list_urls`, `download` (which pictures are good), `describe` and `fuse`."""
+    """Inputs: `list_urls`, `download` (which pictures are good), `describe`, `check` (what is refused) and `fuse`."""
 
     name: ClassVar[str] = "select"
     config: SelectConfig = field(default_factory=SelectConfig)
@@ -85,13 +86,20 @@ def select_shard(task: ShardTask, config: SelectConfig) -> RowCounts:
     """Write one row for each sample whose picture is good."""
     good = {row["url_id"] for row in task.read("download", ["url_id", "status"]).to_pylist() if row["status"] == "ok"}
     described = {row["url_id"]: row for row in task.read("describe").to_pylist()}
+    checked = {row["sample_id"]: row for row in task.read("check").to_pylist()}
     candidates: dict[str, list[dict[str, Any]]] = {}
     for candidate in sorted(task.read("fuse").to_pylist(), key=lambda row: row["candidate"]):
         candidates.setdefault(candidate["sample_id"], []).append(candidate)
     listed = task.read("list_urls", ["url_id", "sample_id", "alt_text", "status"]).to_pylist()
     samples = [row for row in listed if row["status"] == "ok" and row["url_id"] in good]
     rows = [
-        _row(sample, described.get(sample["url_id"], {}), candidates.get(sample["sample_id"], []), config)
+        _row(
+            sample,
+            described.get(sample["url_id"], {}),
+            checked.get(sample["sample_id"], {}),
+            candidates.get(sample["sample_id"], []),
+            config,
+        )
         for sample in samples
     ]
     rows.sort(key=lambda row: (row["url_id"], row["sample_id"]))
@@ -109,15 +117,21 @@ def select_shard(task: ShardTask, config: SelectConfig) -> RowCounts:
 
 
 def _row(
-    sample: Mapping[str, Any], described: Mapping[str, Any], candidates: list[dict[str, Any]], config: SelectConfig
+    sample: Mapping[str, Any],
+    described: Mapping[str, Any],
+    checked: Mapping[str, Any],
+    candidates: list[dict[str, Any]],
+    config: SelectConfig,
 ) -> dict[str, Any]:
-    alt_text, vec = sample["alt_text"] or "", described.get("vec") or ""
+    alt_text, vec = usable_texts(sample["alt_text"] or "", described.get("vec") or "", checked)
+    refused = [f"{text}: {reason}" for text in ("alt", "vec") if (reason := checked.get(f"{text}_refused"))]
     if described.get("error") == "undecodable":
         # What the describer could not open, training can't either.
         choice = Choice("", "error", "undecodable")
     else:
         choice = choose_caption(alt_text, vec, candidates, config.thresholds)
     taken = choice.candidate or {}
+    reason = _refusal_named(choice.reason, checked)
     return {
         "sample_id": sample["sample_id"],
         "url_id": sample["url_id"],
@@ -125,11 +139,23 @@ def _row(
         "vec": vec,
         "vecap": choice.vecap,
         "status": choice.status,
-        "reason": None if choice.status == "error" else choice.reason,
-        "error": choice.reason if choice.status == "error" else None,
+        "reason": None if choice.status == "error" else reason,
+        "refused": "; ".join(refused) or None,
+        "error": reason if choice.status == "error" else None,
         "model": taken.get("model"),
         "prompt_id": taken.get("prompt_id"),
         "vec_model": described.get("model"),
         "vec_prompt_id": described.get("prompt_id"),
         "scores": json.dumps(dict(choice.scores), sort_keys=True),
     }
+
+
+def _refusal_named(reason: str | None, checked: Mapping[str, Any]) -> str | None:
+    """`no_alt_text` of a sample that had one, but for its refusal, is `alt_refused`; so for the others."""
+    if reason == "no_alt_text" and checked.get("alt_refused"):
+        return "alt_refused"
+    if reason == "no_vec" and checked.get("vec_refused"):
+        return "vec_refused"
+    if reason == "no_text" and (checked.get("alt_refused") or checked.get("vec_refused")):
+        return "texts_refused"
+    return reason

@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections import Counter
+from functools import lru_cache
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
@@ -67,6 +69,17 @@ class Words:
     def __contains__(self, word: str) -> bool:
         """True for an inflection of a word, and for a part or a whole of a compound (`CleanPalm`, `clean palm`)."""
         return stem(word) in self.stems or (len(word) >= 4 and not word.isdigit() and word in self.squashed)
+
+
+def scripts(text: str) -> set[str]:
+    """The scripts of which `text` has at least two letters, by Unicode's names: `LATIN`, `CJK`, `HANGUL`, `CYRILLIC`."""
+    counts = Counter(_script(char) for char in unicodedata.normalize("NFKC", text) if char.isalpha())
+    return {script for script, count in counts.items() if count > 1}
+
+
+@lru_cache(maxsize=4096)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "UNKNOWN").partition(" ")[0]
 
 
 def is_name(original: str) -> bool:

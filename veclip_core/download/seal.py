@@ -90,16 +90,16 @@ def seal(asked: Sequence[tuple[str, str]], spool: Spool, tar_path: Path) -> Seal
                 row.update(status="error", error=reason)
             else:
                 facts = {name: came.meta[name] for name in FACTS}
-                offset = _add(tar, f"{url_id}.jpg", spool.read(came))
+                offset = add_member(tar, f"{url_id}.jpg", spool.read(came))
                 row.update(facts, status="ok", bytes=came.size, offset=offset)
-                _add(
+                add_member(
                     tar, f"{url_id}.json", json.dumps({"url_id": url_id, "url": url, **facts}, sort_keys=True).encode()
                 )
             rows.append(row)
     return Sealed(pa.Table.from_pylist(rows, DOWNLOAD_SCHEMA), dict(errors))
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     """Append a member with nothing in its header that differs between runs; where its data begins."""
     info = tarfile.TarInfo(name)
     info.size = len(data)

@@ -1,1 +1,1 @@
-"""Where shards run: processes of this machine."""
+"""Where shards run: processes of this machine, or actors of a Ray cluster."""

@@ -22,7 +22,9 @@ def require_same_captions(root: str, source: str, captions: Current, control: Cu
     same_pictures = all(
         control.inputs[stage] == captions.inputs[stage] for stage in ("list_urls", "download", "describe")
     )
-    same_settings = all(config_of(control, stage) == config_of(captions, stage) for stage in ("fuse", "select"))
+    same_settings = all(
+        config_of(control, stage) == config_of(captions, stage) for stage in ("check", "fuse", "select")
+    )
     if not (same_pictures and same_settings and control.parts == captions.parts):
         what = "other descriptions" if same_settings else "other settings"
         raise NotMadeYet(

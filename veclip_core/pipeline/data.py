@@ -1,27 +1,30 @@
 """The data assets of a scale: URLs, shards, captions, manifest. Each runs its stages and moves what is current."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from veclip_core.captioning.preview import lot
 from veclip_core.captioning.shuffle import ShuffleOperation
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
-from veclip_core.execution.local import LocalExecutor
 from veclip_core.mixing.choose import CONTROL
 from veclip_core.mixing.manifest import CONTROL_MIX, MixConfig, MixOperation, write_manifest_json
-from veclip_core.pipeline import engines
+from veclip_core.pipeline import engines, executors
+from veclip_core.pipeline.budget import Limit
 from veclip_core.pipeline.control import require_same_captions
 from veclip_core.samples import Grid, ShardKey
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, ShardSet, promote, read_current
 from veclip_core.sources.list_urls import scan
+from veclip_core.sources.own_pictures import Listing, OwnPictures
 from veclip_core.sources.sample_server import HOST, SampleServer
 from veclip_core.sources.sample_world import build_world
 from veclip_core.sources.urls import UrlList
-from veclip_core.stage import Operation, output_of, run_stage
+from veclip_core.stage import Executor, Operation, output_of, run_stage
 from veclip_core.stage_report import StageReport
 from veclip_core.training.arms import CONTROL_ASSETS
 
@@ -29,16 +32,29 @@ logger = logging.getLogger(__name__)
 
 OnPart = Callable[[int, str, Mapping[str, Any]], None]
 """Called with a part's number, the stage, and the sums of its shards, when the last shard of the part is done."""
-OnShard = Callable[[str, ShardSet, ShardKey], None]
-"""Called with the stage, its output and the shard, when a shard is done: for previews while the rest is made."""
+OnShard = Callable[[str, ShardSet, ShardKey, Mapping[str, Any]], None]
+"""Called with the stage, its output, the shard and its marker, when a shard is done: for previews and rates meanwhile."""
 
 
 def _no_part(part: int, stage: str, sums: Mapping[str, Any]) -> None:
     return
 
 
-def _no_shard(stage: str, output: ShardSet, key: ShardKey) -> None:
+def _no_shard(stage: str, output: ShardSet, key: ShardKey, marker: Mapping[str, Any]) -> None:
     return
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Made:
+    """What captioning stages made, and where."""
+
+    reports: list[StageReport]
+    sets: Mapping[str, ShardSet]
+    keys: list[ShardKey]
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,19 @@ class Chain:
         Raises:
             NotMadeYet: when the scale has no URL list.
         """
+        if self._is_own():
+            listing = self._own_pictures()
+            operation, _ = listing.operations()
+            return self._run(
+                "raw_urls",
+                operation,
+                listing.grid,
+                1,
+                {},
+                executors.for_captions(self.settings, operation),
+                inputs={},
+                partial=False,
+            )
         found = scan(
             replace(self.url_list(), rows=rows),
             self.settings.cache_folder / "scans" / self.source / ("all" if rows is None else f"first-{rows}"),
@@ -86,9 +115,16 @@ class Chain:
             rows_per_shard=self.scale.source.rows_per_shard,
         )
         parts = min(self.scale.parts, found.grid.parts)
-        operation = found.operation(self.source)
+        listing_urls = found.operation(self.source)
         return self._run(
-            "raw_urls", operation, found.grid, parts, {}, LocalExecutor(1), inputs={}, partial=rows is not None
+            "raw_urls",
+            listing_urls,
+            found.grid,
+            parts,
+            {},
+            executors.one_process(),
+            inputs={},
+            partial=rows is not None,
         )
 
     def url_list(self) -> UrlList:
@@ -107,6 +143,12 @@ class Chain:
         """Download. `parts`: only the first so many, which makes it partial."""
         urls = self.current("list_urls", "raw_urls")
         inputs = {"list_urls": urls.shard_set(self.root, self.source)}
+        if self._is_own():
+            _, pack = self._own_pictures().operations()
+            return self._run(
+                "shards", pack, urls.grid, 1, {"list_urls": urls}, executors.for_captions(self.settings, pack),
+                inputs=inputs, partial=False,
+            )  # fmt: skip
         runtime = DownloadRuntime(
             threads=self.settings.download_threads,
             allowed_hosts=self.settings.allow_hosts,
@@ -116,31 +158,60 @@ class Chain:
             served = server = SampleServer(self.settings.cache_folder / "world")
             runtime = replace(runtime, allowed_hosts=(*self.settings.allow_hosts, f"{HOST}:{server.port}"))
         operation = DownloadOperation(download_config(self.scale), runtime)
-        executor = LocalExecutor(self.settings.download_workers)
+        executor = executors.for_downloads(self.settings, here=self._serves_itself())
         with served:
             return self._run("shards", operation, urls.grid, _first(parts, urls), {"list_urls": urls}, executor,
                              inputs=inputs, partial=_limited(parts, urls))  # fmt: skip
+
+    def _is_own(self) -> bool:
+        return self.source == "own"
+
+    def _own_pictures(self) -> Listing:
+        if not self.settings.pictures:
+            raise NotMadeYet(
+                "the scale `own` needs your pictures: set VECLIP_PICTURES to a folder of them, or to WebDataset tars"
+                " (or run `veclip caption FOLDER`)"
+            )
+        return OwnPictures(self.settings.pictures, self.settings.alt_texts).scan()
 
     def _serves_itself(self) -> bool:
         """The sample is always its own world: VECLIP_URLS is for the other scales."""
         return self.source == "openclipart"
 
-    def vecap(self, parts: int | None = None) -> tuple[StageReport, StageReport, StageReport]:
-        """Describe, fuse, select; the reports of the three. What is current moves when the last of them succeeds."""
+    def canary(self, share: float) -> "Made":
+        """The captions of `share` of the shards that are downloaded, chosen by a hash. They count: the whole run finds them done.
+
+        Nothing becomes current by it.
+        """
+        downloads = self.current("download", "shards")
+        done = sorted(
+            downloads.shard_set(self.root, self.source).markers(downloads.shard_keys()), key=lambda key: lot(str(key))
+        )
+        keys = frozenset(done[: max(1, math.ceil(share * len(done)))])
+        inputs = {
+            "list_urls": downloads.input(self.root, self.source, "list_urls"),
+            "download": downloads.shard_set(self.root, self.source),
+        }
+        return self._captions("vecap", self._captioning(), inputs, downloads, downloads.parts, True, only=keys)
+
+    def _captioning(self) -> list[Operation]:
+        engines.require_models(self.scale, self.settings)
+        return [
+            engines.describe_operation(self.scale, self.settings),
+            engines.check_operation(self.scale, self.settings),
+            engines.fuse_operation(self.scale, self.settings),
+            engines.select_operation(self.scale, self.settings),
+        ]
+
+    def vecap(self, parts: int | None = None) -> list[StageReport]:
+        """Describe, check, fuse, select; the reports of the four. What is current moves when the last of them succeeds."""
         downloads = self.current("download", "shards")
         inputs = {
             "list_urls": downloads.input(self.root, self.source, "list_urls"),
             "download": downloads.shard_set(self.root, self.source),
         }
         count, partial = _first(parts, downloads), _limited(parts, downloads)
-        engines.require_models(self.scale, self.settings)
-        operations: list[Operation] = [
-            engines.describe_operation(self.scale, self.settings),
-            engines.fuse_operation(self.scale, self.settings),
-            engines.select_operation(),
-        ]
-        describe, fuse, select = self._captions("vecap", operations, inputs, downloads.grid, count, partial)
-        return describe, fuse, select
+        return self._captions("vecap", self._captioning(), inputs, downloads, count, partial).reports
 
     def manifest(self, parts: int | None = None) -> tuple[StageReport, str]:
         """Join captions with pictures; the report and the address of the manifest's JSON."""
@@ -149,20 +220,12 @@ class Chain:
         count, partial = _first(parts, captions), _limited(parts, captions)
         return self._manifest("manifest", MixConfig(), captions, inputs, captions.inputs, count, partial)
 
-    def vecap_control(self) -> tuple[StageReport, StageReport, StageReport]:
-        """The control's captions: AltText fused with another picture's VeC. The reports of shuffle, fuse and select."""
+    def vecap_control(self) -> list[StageReport]:
+        """The control's captions: AltText fused with another picture's VeC. The reports of shuffle, check, fuse and select."""
         captions = self.current("select", "vecap")
         inputs = {name: captions.input(self.root, self.source, name) for name in ("list_urls", "download", "describe")}
-        engines.require_models(self.scale, self.settings)
-        operations: list[Operation] = [
-            ShuffleOperation(),
-            engines.fuse_operation(self.scale, self.settings),
-            engines.select_operation(),
-        ]
-        shuffle, fuse, select = self._captions(
-            "vecap_control", operations, inputs, captions.grid, captions.parts, captions.partial
-        )
-        return shuffle, fuse, select
+        operations: list[Operation] = [ShuffleOperation(), *self._captioning()[1:]]
+        return self._captions("vecap_control", operations, inputs, captions, captions.parts, captions.partial).reports
 
     def manifest_control(self) -> tuple[StageReport, str]:
         """The manifest with the control's captions as one more column: the same rows in the same order."""
@@ -186,22 +249,25 @@ class Chain:
         asset: str,
         operations: Sequence[Operation],
         inputs: Mapping[str, ShardSet],
-        grid: Grid,
+        upstream: Current,
         parts: int,
         partial: bool,
-    ) -> list[StageReport]:
-        """Run captioning stages one after the other. What is current moves when the last of them succeeds."""
-        executor = LocalExecutor(self.settings.caption_workers, {"OMP_NUM_THREADS": str(self.settings.threads)})
+        only: frozenset[ShardKey] | None = None,
+    ) -> "Made":
+        """Run captioning stages one after the other. What is current moves when the last succeeds, unless `only` some are made."""
+        limit = Limit.of(self.settings)
         made, reports = dict(inputs), []
         for operation in operations:
-            takes = {name: made[name] for name in engines.INPUTS[operation.name]}
+            takes = {name: made[name] for name in engines.inputs_of(operation)}
             if "shuffle" in made:
                 takes = {name: made["shuffle"] if name == "describe" else shards for name, shards in takes.items()}
-            reports.append(self._map(operation, grid, parts, takes, executor, partial))
+            executor = executors.for_captions(self.settings, operation)
+            may_go_on = limit.allows(executors.devices(self.settings)) if executors.needs_engine(operation) else _always
+            reports.append(self._map(operation, upstream.grid, parts, takes, executor, partial, only, may_go_on))
             made[operation.name] = output_of(operation, self.root, self.source, takes)
-        for report in reports:
-            self._promote(asset, report, grid, {name: shards.identity for name, shards in made.items()})
-        return reports
+        for report in reports if only is None else ():
+            self._promote(asset, report, upstream.grid, {name: shards.identity for name, shards in made.items()})
+        return Made(reports, made, sorted(only or upstream.grid.keys(parts)))
 
     def _manifest(
         self,
@@ -213,7 +279,7 @@ class Chain:
         parts: int,
         partial: bool,
     ) -> tuple[StageReport, str]:
-        report = self._map(MixOperation(config), captions.grid, parts, inputs, LocalExecutor(1), partial)
+        report = self._map(MixOperation(config), captions.grid, parts, inputs, executors.one_process(), partial)
         current = self._current(asset, report, captions.grid, {**lineage, "mix": report.identity})
         uri = write_manifest_json(self.root, self.source, current, report, config.columns)
         promote(self.root, self.source, current, report.shards_made_now)
@@ -226,7 +292,7 @@ class Chain:
         grid: Grid,
         parts: int,
         upstream: Mapping[str, Current],
-        executor: LocalExecutor,
+        executor: Executor,
         *,
         inputs: Mapping[str, ShardSet],
         partial: bool,
@@ -242,19 +308,22 @@ class Chain:
         grid: Grid,
         parts: int,
         inputs: Mapping[str, ShardSet],
-        executor: LocalExecutor,
+        executor: Executor,
         partial: bool,
+        only: frozenset[ShardKey] | None = None,
+        may_go_on: Callable[[], bool] = lambda: True,
     ) -> StageReport:
         output = output_of(operation, self.root, self.source, inputs)
         left: dict[int, set[ShardKey]] = {}
         for key in grid.keys(parts):
-            left.setdefault(key.part, set()).add(key)
+            if only is None or key in only:
+                left.setdefault(key.part, set()).add(key)
         done: dict[int, list[Mapping[str, Any]]] = {}
 
         def finished(key: ShardKey, marker: Mapping[str, Any]) -> None:
             done.setdefault(key.part, []).append(marker)
             left[key.part].discard(key)
-            self.on_shard(operation.name, output, key)
+            self.on_shard(operation.name, output, key, marker)
             if not left[key.part]:
                 markers = done[key.part]
                 self.on_part(key.part, operation.name, _sums(markers))
@@ -270,6 +339,8 @@ class Chain:
             inputs=inputs,
             executor=executor,
             on_shard=finished,
+            only=only,
+            may_go_on=may_go_on,
         )
 
     def _current(self, asset: str, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> Current:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veclip_core.captioning.corruptions import Fused, false_acceptance
+from veclip_core.captioning.fuse import FuseConfig
 from veclip_core.evaluation.report.inputs import DataCard, Source, StageRows, StandIn
 from veclip_core.pipeline import engines
 from veclip_core.pipeline.data import Chain
@@ -12,7 +13,7 @@ from veclip_core.shards import ShardSet, Totals
 
 CHECKED_CAPTIONS = 500
 """Accepted captions in which faults are planted, to state what the check lets pass."""
-STAGES = ("list_urls", "download", "describe", "fuse", "select", "mix")
+STAGES = ("list_urls", "download", "describe", "check", "fuse", "select", "mix")
 
 
 def of(chain: Chain) -> DataCard:
@@ -38,8 +39,16 @@ def of(chain: Chain) -> DataCard:
         ],
         caption_statuses=statuses,
         stand_ins=_stand_ins(chain),
-        notes=[*_notes(world), _check_note(chain)],
+        notes=[*_notes(world), _refusals_note(totals["check"]), _check_note(chain)],
     )
+
+
+def _refusals_note(check: Totals) -> str:
+    """What was taken out before fusion, by text and reason."""
+    told = ", ".join(
+        f"{name.replace('_refused_', ' by ').replace('_', ' ')}: {int(count):,}" for name, count in check.extra.items()
+    )
+    return f"Texts refused before fusion, of {check.rows_in:,} samples: {told or 'none'}. They are in no prompt and in no manifest."
 
 
 def captioner_accuracy(chain: Chain) -> dict[str, float | str]:
@@ -68,7 +77,9 @@ def _check_note(chain: Chain) -> str:
         rows += [Fused(row["alt_text"], row["vec"], row["vecap"]) for row in table if row["status"] == "fused"]
         if len(rows) >= CHECKED_CAPTIONS:
             break
-    config = engines.fuse_operation(chain.scale, chain.settings).config
+    config = engines.fusing_config(engines.captioner_of(chain.scale, chain.settings))
+    if not isinstance(config, FuseConfig):
+        return "Captions are made in one pass: there is no VeC to hold them against, and their faithfulness is not checked."
     rates = false_acceptance(rows[:CHECKED_CAPTIONS], config.prompts, config.thresholds)
     told = "; ".join(f"{rate.fault}: {rate.accepted:,} of {rate.planted:,}" for rate in rates) or "no fused caption"
     told_of = "Faults planted in accepted captions, and how many the check let pass"
@@ -112,7 +123,7 @@ def _stand_ins(chain: Chain) -> list[StandIn]:
                 "it names one of some 1,300 concepts and colours, and is wrong more often than not",
             )
         )
-    if (chain.settings.fuser or chain.scale.fuser) == "smollm2":
+    if engines.captioner_of(chain.scale, chain.settings).fuser == engines.SMALL_FUSER:
         found.append(
             StandIn(
                 "fusing",

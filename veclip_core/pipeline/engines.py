@@ -1,6 +1,6 @@
 """From a scale's models, by name, to the operations of the captioning stages."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,49 +8,95 @@ from typing import Any
 from filelock import FileLock
 
 from veclip_core import storage
+from veclip_core.captioning.captioners import CAPTIONERS, SMALL_FUSER, STAND_IN, Captioner, captioner_named
+from veclip_core.captioning.check import CheckConfig, CheckOperation, LlmJudge, WordList
 from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, open_vlm, vlm_config_for
-from veclip_core.captioning.engines.base import EngineRuntime
+from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime
 from veclip_core.captioning.engines.concepts import ConceptsConfig, open_concepts
-from veclip_core.captioning.engines.weights import SMOLLM2, checked_config, resolve_model
-from veclip_core.captioning.fuse import FuseOperation, fuse_config_for
-from veclip_core.captioning.select import SelectOperation
-from veclip_core.scales import LLAVA, VICUNA, Scale
-from veclip_core.settings import Settings
+from veclip_core.captioning.engines.weights import SMOLLM2, checked_config, pinned, resolve_model
+from veclip_core.captioning.fuse import FuseConfig, FuseOperation, fuse_config_for
+from veclip_core.captioning.rewrite import RewriteConfig, RewriteOperation, Undescribed, UndescribedConfig
+from veclip_core.captioning.select import SelectConfig, SelectOperation
+from veclip_core.config import Config
+from veclip_core.scales import Scale
+from veclip_core.settings import Settings, SettingsError
 from veclip_core.sources.openmoji import build_openmoji
-from veclip_core.stage import StageFailed
+from veclip_core.stage import Operation, StageFailed
 
 INPUTS = {
     "describe": ("download",),
     "shuffle": ("describe",),
-    "fuse": ("list_urls", "describe"),
-    "select": ("list_urls", "download", "describe", "fuse"),
+    "check": ("list_urls", "describe"),
+    "fuse": ("list_urls", "describe", "check"),
+    "select": ("list_urls", "download", "describe", "check", "fuse"),
 }
 """Stage to the stages it reads."""
-STAND_IN = "concepts"
-SMALL_FUSER = "smollm2"
+INPUTS_OF_REWRITE = ("list_urls", "download", "check")
+"""What `fuse` reads in one pass."""
 
 
-def runtime_of(settings: Settings) -> EngineRuntime:
+def inputs_of(operation: Operation) -> tuple[str, ...]:
+    return INPUTS_OF_REWRITE if isinstance(operation, RewriteOperation) else INPUTS[operation.name]
+
+
+def runtime_of(settings: Settings, server: str = "") -> EngineRuntime:
     return EngineRuntime(
-        engine=settings.engine, weights_dir=settings.cache_folder / "weights", threads=settings.threads
+        engine=settings.engine,
+        server=server,
+        api_key=settings.api_key,
+        weights_dir=settings.cache_folder / "weights",
+        threads=settings.threads,
+        tensor_parallel=settings.tensor_parallel,
     )
 
 
+def captioner_of(scale: Scale, settings: Settings) -> Captioner:
+    """The scale's pair of models unless settings name another, or other models."""
+    try:
+        chosen = captioner_named(settings.captioner or scale.captioner)
+    except ValueError as error:
+        raise SettingsError(f"VECLIP_CAPTIONER: {error}") from error
+    return replace(chosen, describer=settings.describer or chosen.describer, fuser=settings.fuser or chosen.fuser)
+
+
 def describer_of(scale: Scale, settings: Settings) -> str:
-    """The describing model's name: the scale's own unless settings name another."""
-    return settings.describer or scale.describer
+    """The describing model's name."""
+    return captioner_of(scale, settings).describer
 
 
-def describe_operation(scale: Scale, settings: Settings) -> DescribeOperation:
-    """The stand-in captioner, or a vision-language model."""
-    name = describer_of(scale, settings)
-    if name == STAND_IN:
-        config, folder = ConceptsConfig(), prepare_stand_in(settings)
+def describing_config(captioner: Captioner) -> Config:
+    """What decides the descriptions, but for the revision of the weights."""
+    if captioner.one_pass:
+        return UndescribedConfig()
+    return ConceptsConfig() if captioner.describer == STAND_IN else vlm_config_for(captioner.describer)
+
+
+def fusing_config(captioner: Captioner) -> FuseConfig | RewriteConfig:
+    """What decides the candidates, but for the revision of the weights."""
+    if captioner.one_pass:
+        return RewriteConfig(engine=EngineConfig(model=captioner.describer, max_model_len=4096))
+    return fuse_config_for(captioner.fuser)
+
+
+def describe_operation(scale: Scale, settings: Settings) -> Operation:
+    """The stand-in captioner, a vision-language model, or nothing where one pass does both."""
+    config = describing_config(captioner_of(scale, settings))
+    if isinstance(config, UndescribedConfig):
+        return Undescribed()
+    if isinstance(config, ConceptsConfig):
+        folder = prepare_stand_in(settings)
         return DescribeOperation(
             DescribeConfig(describer=config), partial(open_concepts, config, folder, settings.threads)
         )
-    vlm = vlm_config_for(name)
-    return DescribeOperation(DescribeConfig(describer=vlm), partial(open_vlm, vlm, runtime_of(settings)))
+    vlm = vlm_config_for(describer_of(scale, settings))
+    vlm = vlm.model_copy(update={"engine": _pinned(vlm.engine, settings)})
+    runtime = runtime_of(settings, settings.describer_url)
+    return DescribeOperation(DescribeConfig(describer=vlm), partial(open_vlm, vlm, runtime))
+
+
+def _pinned(config: EngineConfig, settings: Settings) -> EngineConfig:
+    # A server's weights are the server's business.
+    return config if settings.engine == "openai" else pinned(config, settings.root, settings.cache_folder / "weights")
 
 
 def require_models(scale: Scale, settings: Settings) -> None:
@@ -58,18 +104,22 @@ def require_models(scale: Scale, settings: Settings) -> None:
 
     Raises:
         WeightsMissing: with the model's name and what to do.
-        StageFailed: when a scale's own models, of billions of parameters, would have to run without a GPU.
+        StageFailed: when a preset's models, of billions of parameters, would have to run without a GPU.
     """
+    if settings.engine == "openai":
+        return
+    captioner = captioner_of(scale, settings)
+    presets = {model for preset in CAPTIONERS.values() for model in (preset.describer, preset.fuser)}
     for role, variable, name, small in (
-        ("describing", "VECLIP_DESCRIBER", describer_of(scale, settings), STAND_IN),
-        ("fusing", "VECLIP_FUSER", settings.fuser or scale.fuser, SMALL_FUSER),
+        ("describing", "VECLIP_DESCRIBER", captioner.describer, STAND_IN),
+        ("fusing", "VECLIP_FUSER", captioner.fuser, SMALL_FUSER),
     ):
-        if name == STAND_IN:
+        if name in ("", STAND_IN):
             continue
         checked_config(
             resolve_model(SMOLLM2 if name == SMALL_FUSER else name, settings.cache_folder / "weights"), revision=None
         )
-        if name in (LLAVA, VICUNA) and not _has_gpu():
+        if name in presets - {SMALL_FUSER} and not _has_gpu():
             raise StageFailed(
                 f"vecap_{scale.name}: {role} with {name} needs a CUDA GPU, and there is none here. Run it where there is one, or"
                 f" name a smaller model: {variable}=<path or id>, or the sample's {variable}={small} for a trial."
@@ -107,9 +157,34 @@ def stand_in_accuracy(settings: Settings) -> dict[str, Any]:
     return dict(storage.read_json(str(prepare_stand_in(settings) / "accuracy.json")))
 
 
-def fuse_operation(scale: Scale, settings: Settings) -> FuseOperation:
-    return FuseOperation(fuse_config_for(settings.fuser or scale.fuser), runtime_of(settings))
+def fuse_operation(scale: Scale, settings: Settings) -> FuseOperation | RewriteOperation:
+    """The fusing language model, or in one pass the rewriting vision-language model."""
+    captioner = captioner_of(scale, settings)
+    config = fusing_config(captioner)
+    config = config.model_copy(update={"engine": _pinned(config.engine, settings)})
+    if isinstance(config, RewriteConfig):
+        return RewriteOperation(config, runtime_of(settings, settings.describer_url))
+    return FuseOperation(config, runtime_of(settings, settings.fuser_url))
 
 
-def select_operation() -> SelectOperation:
-    return SelectOperation()
+def check_config_for(scale: Scale, settings: Settings) -> CheckConfig:
+    if settings.ethics == "judge":
+        return CheckConfig(ethics=LlmJudge(engine=fusing_config(captioner_of(scale, settings)).engine))
+    return CheckConfig(ethics=WordList() if settings.ethics == "word_list" else None)
+
+
+def check_operation(scale: Scale, settings: Settings) -> CheckOperation:
+    config = check_config_for(scale, settings)
+    if isinstance(config.ethics, LlmJudge):
+        pinned_judge = config.ethics.model_copy(update={"engine": _pinned(config.ethics.engine, settings)})
+        config = config.model_copy(update={"ethics": pinned_judge})
+    return CheckOperation(config, runtime_of(settings, settings.fuser_url or settings.describer_url))
+
+
+def select_config_for(captioner: Captioner) -> SelectConfig:
+    fusing = fusing_config(captioner)
+    return SelectConfig(thresholds=fusing.thresholds) if isinstance(fusing, RewriteConfig) else SelectConfig()
+
+
+def select_operation(scale: Scale, settings: Settings) -> SelectOperation:
+    return SelectOperation(select_config_for(captioner_of(scale, settings)))

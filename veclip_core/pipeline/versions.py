@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from veclip_core.captioning.describe import vlm_config_for
-from veclip_core.captioning.engines.concepts import ConceptsConfig
-from veclip_core.captioning.fuse import fuse_config_for
-from veclip_core.captioning.select import SelectConfig
 from veclip_core.captioning.shuffle import ShuffleConfig
 from veclip_core.config import digest_of
 from veclip_core.evaluation.evaluate import EvaluationConfig
 from veclip_core.mixing.manifest import CONTROL_MIX, MixConfig
 from veclip_core.pipeline.data import download_config
+from veclip_core.pipeline.engines import (
+    captioner_of,
+    check_config_for,
+    describing_config,
+    fusing_config,
+    select_config_for,
+)
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
 from veclip_core.training.arms import ARMS, EXPERIMENT, TRAINED_AT_EVERY_SCALE
@@ -24,13 +27,17 @@ from veclip_core.training.recipe import RECIPES
 
 def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
     """Asset kind to a short hash of its configuration."""
-    describer, fuser = settings.describer or scale.describer, settings.fuser or scale.fuser
-    describing = ConceptsConfig() if describer == "concepts" else vlm_config_for(describer)
+    captioner = captioner_of(scale, settings)
     recipe = RECIPES[scale.recipe]
     deciding: dict[str, Sequence[Any]] = {
         "raw_urls": [scale.source.name, scale.source.rows_per_part, scale.source.rows_per_shard],
         "shards": [download_config(scale).identity()],
-        "vecap": [describing.identity(), fuse_config_for(fuser).identity(), SelectConfig().identity()],
+        "vecap": [
+            describing_config(captioner).identity(),
+            check_config_for(scale, settings).identity(),
+            fusing_config(captioner).identity(),
+            select_config_for(captioner).identity(),
+        ],
         "manifest": [MixConfig().identity()],
         "eval_report": [EvaluationConfig().identity()],
     }

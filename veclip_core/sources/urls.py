@@ -54,6 +54,8 @@ class UrlList:
     """Of captions that come with the list, such as Apple's released ones. None: `released_caption`, where there is one."""
     rows: int | None = None
     """Only the first so many rows."""
+    url_columns: tuple[str, ...] = URL_COLUMNS
+    """Names by which the URL column is known."""
 
     def resolve(self) -> list[str]:
         """The files that are there."""
@@ -148,7 +150,7 @@ class UrlList:
 
     def _choose(self, uri: str, names: Sequence[str]) -> tuple[str, str | None, str | None]:
         """The names of the url, alt and caption columns among `names`."""
-        url = _find(uri, names, self.url_column, URL_COLUMNS)
+        url = _find(uri, names, self.url_column, self.url_columns)
         alt = None if self.alt_column == "" else _find(uri, names, self.alt_column, ALT_COLUMNS)
         released = _find(uri, names, self.caption_column, RELEASED_COLUMNS)
         if url is None or (alt is None and self.alt_column != ""):

@@ -4,7 +4,7 @@
 """
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ class EngineConfig(Config):
     model: str = SMOLLM2
     """`SmolLM2-135M-Instruct` (from its package), a folder, or a hub id `owner/name`."""
     revision: str | None = None
-    """Commit or tag on the hub; None takes the newest, which a later run may find changed."""
+    """Commit or tag on the hub, or a digest of the folder's files; `weights.pinned` finds it out at the first run."""
+    folder: str | None = Field(None, exclude=True)
+    """Where the weights lie, for a model that is a folder: its place is no part of the identity."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Number format of weights and activations."""
     quantization: str | None = None
@@ -41,8 +43,14 @@ class EngineRuntime(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """`auto` is vLLM where it is installed, else transformers."""
+    engine: Literal["auto", "vllm", "transformers", "openai"] = "auto"
+    """`auto` is vLLM where it is installed, else transformers; `openai` asks a server."""
+    server: str = ""
+    """The server's address for `openai`, such as `http://host:8000/v1`."""
+    api_key: str = Field("", repr=False)
+    """The server's key, where it wants one."""
+    deadline_s: float = Field(300.0, gt=0)
+    """How long one request to a server may take."""
     weights_dir: Path = Path("data/weights")
     """Where weights that a package carries are converted to."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -50,7 +58,7 @@ class EngineRuntime(BaseModel):
     threads: int | None = Field(None, ge=1)
     """CPU threads; None leaves it to the library."""
     batch_size: int | None = Field(None, ge=1)
-    """Requests computed side by side; None takes 128 for vLLM and 32 for transformers."""
+    """Requests computed side by side; None takes 128 for vLLM, 32 for transformers, 64 for a server."""
     kv_cache_gb: int = Field(1, ge=1)
     """Gibibytes for vLLM's KV cache on the CPU."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
@@ -101,7 +109,7 @@ class Generation:
 
     text: str
     finish_reason: str
-    """`stop`, `length` or `prompt_too_long`."""
+    """`stop`, `length`, `prompt_too_long`, or a server's `content_filter` and `refused_by_server`."""
     prompt_tokens: int
     completion_tokens: int
 
@@ -112,14 +120,17 @@ class Engine(Protocol):
     @property
     def model_id(self) -> str: ...
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Generation]]:
-        """`sampling.candidates` generations for each request, in the order of the requests."""
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> list[list[Generation]]:
+        """`sampling.candidates` generations for each request, in the order of the requests.
+
+        Requests with pictures are taken a few at a time, so that an iterator may make them while earlier ones are computed.
+        """
         ...
 
     def close(self) -> None: ...
 
 
-def engine_name(runtime: EngineRuntime) -> Literal["vllm", "transformers"]:
+def engine_name(runtime: EngineRuntime) -> Literal["vllm", "transformers", "openai"]:
     """The engine that `auto` stands for on this machine. Imports nothing."""
     if runtime.engine != "auto":
         return runtime.engine
@@ -131,8 +142,13 @@ def make_engine(config: EngineConfig, runtime: EngineRuntime | None = None) -> E
 
     Raises:
         WeightsMissing: the weights are not on this machine and can't be fetched.
+        ServerError: the server does not answer, or does not serve the model.
     """
     runtime = runtime or EngineRuntime()
+    if engine_name(runtime) == "openai":
+        from veclip_core.captioning.engines.openai_engine import OpenAiEngine
+
+        return OpenAiEngine(config, runtime)
     if engine_name(runtime) == "vllm":
         from veclip_core.captioning.engines.vllm_engine import VllmEngine
 

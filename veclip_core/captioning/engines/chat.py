@@ -6,6 +6,17 @@ from typing import Any
 
 from veclip_core.captioning.engines.base import Request, Sampling
 
+WELL_KNOWN = (
+    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>",
+    "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|system|>", "<|user|>", "<|assistant|>",
+    "<|end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<start_of_turn>", "<end_of_turn>",
+    "<start_of_image>", "<bos>", "<eos>", "<image>", "<pad>", "<unk>", "<image_soft_token>", "<s>", "</s>", "[INST]", "[/INST]",
+    "[IMG]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]", "<<SYS>>", "<</SYS>>", "<｜User｜>",
+    "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<|START_OF_TURN_TOKEN|>",
+    "<|END_OF_TURN_TOKEN|>",
+)  # fmt: skip
+"""Special tokens of the model families in use, for a server whose tokenizer is out of sight."""
+
 
 def special_tokens(tokenizer: Any) -> list[str]:
     """The strings that the tokenizer turns into one special token: roles, ends of turn, picture placeholders."""

@@ -5,9 +5,10 @@ than not on other drawings: `measure_concepts` in `veclip_core.captioning.concep
 AltText, nor the evaluation artist, nor the concepts of the unseen split. What it knows comes from ImageNet and emoji labels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from veclip_core.sources.sample_packages import PACKAGES, SampleWorldError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+BATCH = 256
+"""Pictures in memory at a time."""
 _TOLD = 5
 """Concepts told in a description's detail."""
 
@@ -81,6 +84,7 @@ class ConceptsEngine:
         self.config = config
         self.model_id = config.model_id
         self.prompt_id = config.wording
+        self.max_side_px: int | None = None
         self._model = ConceptModel.load(folder)
         if self._model.about["identity"] != config.identity():
             raise SampleWorldError(
@@ -88,8 +92,15 @@ class ConceptsEngine:
             )
         self._network = FeatureNetwork(config.features)
 
-    def describe(self, images: "Sequence[Image]") -> list[Description]:
+    def describe(self, images: "Iterable[Image]") -> list[Description]:
         """One description a picture, in order."""
+        pictures = iter(images)
+        described: list[Description] = []
+        while some := list(islice(pictures, BATCH)):
+            described += self._describe(some)
+        return described
+
+    def _describe(self, images: "Sequence[Image]") -> list[Description]:
         from veclip_core.captioning.concept_model import softmax
         from veclip_core.captioning.features import stack
 

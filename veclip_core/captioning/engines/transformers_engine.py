@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from veclip_core.captioning.engines import chat
@@ -28,21 +28,20 @@ class TransformersEngine:
                 f"quantization {config.quantization!r} needs vLLM: choose engine `vllm` or no quantization"
             )
         self.config, self.runtime, self.model_id = config, runtime, config.model
-        path = resolve_model(config.model, runtime.weights_dir)
-        model_config = checked_config(path, config.revision)
+        path = resolve_model(config.folder or config.model, runtime.weights_dir)
+        revision = None if config.folder else config.revision
+        model_config = checked_config(path, revision)
         if runtime.threads:
             torch.set_num_threads(runtime.threads)
         cuda = runtime.device == "cuda" or (runtime.device == "auto" and torch.cuda.is_available())
         self._device = torch.device("cuda" if cuda else "cpu")
         self._sees = hasattr(model_config, "vision_config")
         loader: Any = AutoModelForImageTextToText if self._sees else AutoModelForCausalLM
-        model = loader.from_pretrained(path, revision=config.revision, dtype=getattr(torch, config.dtype))
+        model = loader.from_pretrained(path, revision=revision, dtype=getattr(torch, config.dtype))
         self._model: Any = model.eval().to(self._device)
-        self._processor: Any = AutoProcessor.from_pretrained(path, revision=config.revision) if self._sees else None
+        self._processor: Any = AutoProcessor.from_pretrained(path, revision=revision) if self._sees else None
         self._tokenizer: Any = (
-            self._processor.tokenizer
-            if self._processor
-            else AutoTokenizer.from_pretrained(path, revision=config.revision)
+            self._processor.tokenizer if self._processor else AutoTokenizer.from_pretrained(path, revision=revision)
         )
         self._owner: Any = self._processor or self._tokenizer
         if config.chat_template:
@@ -52,7 +51,8 @@ class TransformersEngine:
         self._tokenizer.padding_side = "left"
         self._specials = chat.special_tokens(self._tokenizer)
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Generation]]:
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> list[list[Generation]]:
+        requests = list(requests)
         prompts = [chat.render(request, self._owner, self._specials) for request in requests]
         ids = [chat.token_ids(prompt, self._tokenizer) for prompt in prompts]
         results: dict[int, list[Generation]] = {}

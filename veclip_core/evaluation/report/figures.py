@@ -94,6 +94,42 @@ def loss_figure(curves: Sequence[LossCurve], models: Sequence[str]) -> str:
     return _svg(figure, "Training loss by step")
 
 
+def lengths_figure(lengths: Mapping[str, Mapping[int, int]], longest: int = 60) -> str:
+    """Lines: words of a text against the share of texts, a line a kind of text."""
+    figure, axes = _figure(height=2.4)
+    told = []
+    for number, (name, counts) in enumerate(lengths.items()):
+        total = sum(counts.values())
+        if not total:
+            continue
+        x = np.arange(min(longest, max(counts)) + 1)
+        axes.plot(x, [100 * counts.get(int(n), 0) / total for n in x], color=_colour(number), linewidth=1.5, label=name)
+        told.append(f"{name}: mean {sum(n * count for n, count in counts.items()) / total:.1f}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("words")
+    axes.set_ylabel("percent of texts")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return _svg(figure, f"Words of a text. {'; '.join(told)}")
+
+
+def shares_figure(shares: Mapping[str, Sequence[float]], label: str) -> str:
+    """Cumulative lines: which share of the texts has at most this value, a line a name."""
+    figure, axes = _figure(height=2.4)
+    told = []
+    for number, (name, values) in enumerate(shares.items()):
+        if not len(values):
+            continue
+        x = np.sort(np.asarray(values, dtype=np.float64))
+        axes.step(
+            x, 100 * np.arange(1, len(x) + 1) / len(x), where="post", color=_colour(number), linewidth=1.5, label=name
+        )
+        told.append(f"{name}: mean {x.mean():.2f}")
+    axes.set_xlabel(label)
+    axes.set_ylabel("percent of texts at or below")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    return _svg(figure, f"{label}. {'; '.join(told)}")
+
+
 def _colour(number: int) -> str:
     return MODELS[number % len(MODELS)]
 

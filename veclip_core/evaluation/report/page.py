@@ -91,7 +91,7 @@ def render(
     }
     classes = list(results["sets"][name]["classes"])
     answer, sentences = words.answer(results, labels, name)
-    return _environment().get_template("template.html").render(
+    return environment().get_template("template.html").render(
         question=words.QUESTION,
         answer=answer,
         sentences=sentences,
@@ -115,9 +115,9 @@ def render(
         loss_chart=figures.loss_figure(curves, models) if curves else None,
         retrieval=_retrieval(retrieval_examples, labels) if retrieval_examples else None,
         captions=captions,
-        random_rows=_with_thumbnails(captions.random, ROW_PIXELS),
-        control_rows=_with_thumbnails(captions.control_rows, ROW_PIXELS),
-        refused={reason: _with_thumbnails(found, CAPTION_PIXELS) for reason, found in captions.by_reason.items()},
+        random_rows=with_thumbnails(captions.random, ROW_PIXELS),
+        control_rows=with_thumbnails(captions.control_rows, ROW_PIXELS),
+        refused={reason: with_thumbnails(found, CAPTION_PIXELS) for reason, found in captions.by_reason.items()},
         css=(HERE / "style.css").read_text(),
         verdict=words.verdict,
         why_open=words.why_open,
@@ -125,7 +125,7 @@ def render(
     )  # fmt: skip
 
 
-def _with_thumbnails(found: Sequence[CaptionExample], pixels: int) -> list[tuple[CaptionExample, str]]:
+def with_thumbnails(found: Sequence[CaptionExample], pixels: int) -> list[tuple[CaptionExample, str]]:
     return [(example, thumbnail(example.picture, pixels)) for example in found]
 
 
@@ -157,7 +157,7 @@ def _data_uri(picture: "Image", pixels: int) -> str:
     return "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
-def _environment() -> Any:
+def environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -1,0 +1,191 @@
+"""Hands shards to workers, whatever they run on.
+
+A slot is the place of one worker: it opens the operation once (loading its engine), takes one shard at a time, and when its
+worker dies, killed for memory, by a crash in a decoder or with its machine, only that shard is lost for this attempt and a fresh
+worker takes over. The executors differ in what a worker is.
+"""
+
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Protocol
+
+from veclip_core.samples import ShardKey
+from veclip_core.stage import ShardDone, ShardJob, Work
+from veclip_core.storage import StorageError
+
+logger = logging.getLogger(__name__)
+
+OPENINGS = 3
+"""How often a worker may die while it opens the operation, before any shard is handed to it."""
+
+PATIENCE_S = 60.0
+"""After so long without any worker somebody is told why."""
+
+Task = tuple[ShardKey, Mapping[str, str]]
+
+
+class Worker(Protocol):
+    """One worker, on its way or there."""
+
+    def open(self) -> "Future[ShardDone | None]":
+        """Load what every shard needs; the result is None, or why no shard can be made."""
+        ...
+
+    def make(self, task: Task) -> "Future[ShardDone]": ...
+
+    def died(self, error: BaseException) -> bool:
+        """Whether a future's error means that the worker is gone."""
+        ...
+
+    def stop(self) -> None:
+        """End it, in the middle of its work too: work is resumable."""
+        ...
+
+
+class Workers(Protocol):
+    """Where workers come from."""
+
+    @property
+    def advice(self) -> str:
+        """What a person can do when workers keep dying while they load."""
+        ...
+
+    @property
+    def waiting(self) -> str:
+        """What to say when no worker has come for a while."""
+        ...
+
+    def hire(self, job: ShardJob, place: int) -> Worker:
+        """A worker for a place, 0 to `at_most` - 1: a replacement gets what its predecessor had."""
+        ...
+
+
+def run_in_slots(
+    job: ShardJob, tasks: Sequence[Task], workers: Workers, at_most: int, more: Callable[[], bool]
+) -> Iterable[ShardDone]:
+    """Yields each shard's result as it comes, in any order, and begins none after `more` says no.
+
+    A worker that comes late, or never, holds nothing up.
+    """
+    queue = deque(tasks)
+    slots = [_Slot(job, workers, place) for place in range(min(at_most, len(tasks)))]
+    opening: dict[Future[Any], _Slot] = {slot.open(): slot for slot in slots}
+    running: dict[Future[Any], tuple[_Slot, ShardKey]] = {}
+    try:
+        while running or (opening and queue and more()):
+            finished, _ = wait([*opening, *running], timeout=PATIENCE_S, return_when=FIRST_COMPLETED)
+            if not finished and not running:
+                logger.info("%s", workers.waiting)
+            for future in finished:
+                if future in opening:
+                    slot = opening.pop(future)
+                    failure = slot.failure_of_opening(future)
+                    if failure is not None:
+                        yield replace(failure, key=tasks[0][0])
+                else:
+                    slot, key = running.pop(future)
+                    yield slot.result_of(future, key)
+                if not queue or not more():
+                    continue
+                if slot.is_open:
+                    task = queue.popleft()
+                    running[slot.make(task)] = (slot, task[0])
+                else:
+                    opening[slot.open()] = slot
+    finally:
+        for slot in slots:
+            slot.stop()
+
+
+class _Slot:
+    """The place of one worker and of its replacements."""
+
+    def __init__(self, job: ShardJob, workers: Workers, place: int) -> None:
+        self._job, self._workers, self._place = job, workers, place
+        self._worker = workers.hire(job, place)
+        self._openings = 0
+        self.is_open = False
+
+    def open(self) -> "Future[Any]":
+        self._openings += 1
+        return self._worker.open()
+
+    def failure_of_opening(self, future: "Future[Any]") -> ShardDone | None:
+        """None when the operation is open, or when opening is to be tried again; else what no shard is to blame for."""
+        try:
+            failure: ShardDone | None = future.result()
+        except Exception as error:
+            if not self._worker.died(error):
+                raise
+            self._replace()
+            if self._openings < OPENINGS:
+                return None
+            return ShardDone(
+                NO_SHARD,
+                None,
+                error=f"the worker died {OPENINGS} times while it loaded what it needs. {self._workers.advice}",
+                fatal=True,
+            )
+        if failure is None:
+            self._openings, self.is_open = 0, True
+        return failure
+
+    def make(self, task: Task) -> "Future[Any]":
+        return self._worker.make(task)
+
+    def result_of(self, future: "Future[Any]", key: ShardKey) -> ShardDone:
+        try:
+            result: ShardDone = future.result()
+        except Exception as error:
+            if not self._worker.died(error):
+                raise
+            result = ShardDone(key, None, error="its worker process died")
+        if result.marker is None:
+            # What broke on this shard may have broken the engine for the next ones.
+            self._replace()
+        return result
+
+    def _replace(self) -> None:
+        self._worker.stop()
+        self._worker, self.is_open = self._workers.hire(self._job, self._place), False
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+
+NO_SHARD = ShardKey(0, 0)
+
+
+class Bench:
+    """What a worker does in its own process: the operation, opened once, and its shards."""
+
+    def __init__(self, job: ShardJob) -> None:
+        self._job = job
+        self._opened = ExitStack()
+        self._work: Work | None = None
+
+    def open(self) -> ShardDone | None:
+        """None, or why no shard can be made."""
+        try:
+            self._work = self._opened.enter_context(self._job.operation.open())
+        except Exception as error:
+            return ShardDone(NO_SHARD, None, error=_line(error), trace=traceback.format_exc(), fatal=True)
+        return None
+
+    def make(self, key: ShardKey, input_digests: Mapping[str, str]) -> ShardDone:
+        assert self._work is not None
+        try:
+            return ShardDone(key, self._job.make(self._work, key, input_digests))
+        except StorageError as error:
+            return ShardDone(key, None, error=str(error), trace=traceback.format_exc(), fatal=True)
+        except Exception as error:
+            return ShardDone(key, None, error=_line(error), trace=traceback.format_exc())
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,98 @@
+"""One's own pictures from end to end, without Dagster: listed, described, checked, fused, selected; a table and a page."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from veclip_core import storage
+from veclip_core.pipeline import quality
+from veclip_core.pipeline.data import Chain
+from veclip_core.scales import SCALES
+from veclip_core.settings import Settings
+
+CAPTIONS_SCHEMA = pa.schema(
+    [
+        (name, pa.string())
+        for name in (
+            "file", "url_id", "sample_id", "alt_text", "vec", "vecap", "status", "reason", "refused", "error", "vec_model", "model",
+        )
+    ]
+)  # fmt: skip
+"""One row a picture and AltText. `vecap` is the caption; `status` says what it is: fused, concatenated, vec, alt or error."""
+
+
+@dataclass(frozen=True)
+class OwnReport:
+    """What was made of them."""
+
+    rows: int
+    captioned: int
+    errors: dict[str, int]
+    table: str
+    page: str
+
+
+def caption(settings: Settings, pictures: str, table: str, out: str, parts: int | None = None) -> OwnReport:
+    """Caption every picture at `pictures`; `captions.parquet` and `captions.html` in `out`. Run again, it goes on where it stopped.
+
+    Raises:
+        OwnPicturesError: when there is nothing to caption.
+        ListError: when the table of AltTexts can't be read.
+    """
+    own = settings.model_copy(
+        update={"root": out, "pictures": pictures, "alt_texts": table, "cache": str(settings.cache_folder)}
+    )
+    chain = Chain(own, SCALES["own"])
+    chain.raw_urls()
+    chain.shards()
+    chain.vecap(parts)
+    return export(chain)
+
+
+def export(chain: Chain) -> OwnReport:
+    """Write the current captions of a scale as one table with the files' names, and the page about their quality."""
+    current = chain.current("select", "vecap")
+    sets = {name: current.input(chain.root, chain.source, name) for name in ("list_urls", "download", "select")}
+    uri = storage.join(chain.root, "captions.parquet")
+    errors: Counter[str] = Counter()
+    rows = 0
+    with storage.scratch_folder(chain.root) as scratch:
+        unfinished = scratch / "captions.parquet"
+        with pq.ParquetWriter(unfinished, CAPTIONS_SCHEMA, compression="zstd") as writer:
+            for key in sorted(sets["select"].markers(current.shard_keys())):
+                listed = {row["sample_id"]: row for row in sets["list_urls"].read_table(key).to_pylist()}
+                pictures = {row["url_id"]: row for row in sets["download"].read_table(key).to_pylist()}
+                made = {row["sample_id"]: row for row in sets["select"].read_table(key).to_pylist()}
+                table = [
+                    _row(sample, pictures.get(sample["url_id"], {}), made.get(sample_id, {}))
+                    for sample_id, sample in listed.items()
+                ]
+                errors.update(row["error"] for row in table if row["error"])
+                rows += len(table)
+                writer.write_table(pa.Table.from_pylist(table, CAPTIONS_SCHEMA))
+        storage.publish_file(Path(unfinished), uri)
+    page = quality.write_page(chain, quality.of_current(chain))
+    return OwnReport(rows, rows - errors.total(), dict(errors.most_common()), uri, page)
+
+
+def _row(sample: dict[str, str], picture: dict[str, str], made: dict[str, str]) -> dict[str, str | None]:
+    """One row of the table: what became of one AltText, wherever it was lost."""
+    error = sample["error"] or picture.get("error") or made.get("error")
+    lost = "error" if error or not made else made["status"]
+    return {
+        "file": sample["url"],
+        "url_id": sample["url_id"],
+        "sample_id": sample["sample_id"],
+        "alt_text": sample["alt_text"],
+        "vec": made.get("vec"),
+        "vecap": made.get("vecap"),
+        "status": lost,
+        "reason": made.get("reason"),
+        "refused": made.get("refused"),
+        "error": error or (None if made else "not_captioned_yet"),
+        "vec_model": made.get("vec_model"),
+        "model": made.get("model"),
+    }
