@@ -131,7 +131,7 @@ class Current:
         """Raises NotMadeYet where an older version made this without that stage."""
         if stage not in self.inputs:
             raise NotMadeYet(
-                f"{self.stage} of scale {self.scale} was made by an older version, without the stage `{stage}`: make its asset again"
+                f"{self.stage} of scale {self.scale} was made by an older version, without `{stage}`: make its asset again"
             )
         return ShardSet(root, source, stage, self.inputs[stage])
 

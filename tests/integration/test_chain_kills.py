@@ -17,7 +17,7 @@ from veclip_core.shards import Totals, read_current
 from veclip_core.sources.sample_server import SampleServer
 from veclip_core.sources.sample_world import build_world
 
-STAGES = ("list_urls", "download", "describe", "fuse", "select", "mix")
+STAGES = ("list_urls", "download", "describe", "check", "fuse", "select", "mix")
 POINTS = ("before_move", "before_marker", "after_marker")
 SECOND_SHARD = "part-00001/00000"
 
@@ -174,13 +174,15 @@ def test_a_killed_redo_leaves_the_first_result_and_its_marker(
     current = read_current(root, "tiny", "select", "tiny")
     assert current is not None
     stricter = SelectOperation(SelectConfig(thresholds=QualityThresholds(min_words=9)))
-    inputs = {name: current.input(root, "tiny", name) for name in ("list_urls", "download", "describe", "fuse")}
+    inputs = {
+        name: current.input(root, "tiny", name) for name in ("list_urls", "download", "describe", "check", "fuse")
+    }
     assert output_of(stricter, root, "tiny", inputs).identity != current.identity
     code = (
         "import sys; from tests.chain import TINY; from veclip_core.pipeline import data, engines;"
         "from veclip_core.captioning.select import *; from veclip_core.captioning.quality import QualityThresholds;"
         "from veclip_core.settings import Settings;"
-        "engines.select_operation = lambda: SelectOperation(SelectConfig(thresholds=QualityThresholds(min_words=9)));"
+        "engines.select_operation = lambda *_: SelectOperation(SelectConfig(thresholds=QualityThresholds(min_words=9)));"
         "data.Chain(Settings.from_environment(), TINY).vecap()"
     )
     paths = os.pathsep.join([str(PROJECT / "tests" / "killing"), str(PROJECT)])

@@ -74,7 +74,8 @@ def test_a_control_is_not_joined_with_captions_it_was_not_made_for(
     chain = Chain(Settings(root=str(tmp_path)), SCALES["sample"])
     inputs = {"list_urls": "l", "download": "d", "describe": "v", "check": "h", "fuse": "f", "select": "s"}
     for of_stage, identity, model in (
-        ("check", "h", ""), ("fuse", "f", "a"), ("fuse", "g", "a"), ("fuse", "of another model", "b"), ("select", "s", ""), ("select", "t", ""),
+        ("check", "h", ""),
+        ("fuse", "f", "a"), ("fuse", "g", "a"), ("fuse", "of another model", "b"), ("select", "s", ""), ("select", "t", ""),
     ):  # fmt: skip
         uri = storage.join(chain.root, chain.source, of_stage, identity, "config.json")
         storage.write_json(uri, {"config": {"model": model}})

@@ -43,7 +43,7 @@ class CaptionStatistics:
 
 
 def statistics_of(rows: Sequence[Mapping[str, Any]]) -> CaptionStatistics:
-    """Over rows of `select`. Some 2,000 rows a second are tagged."""
+    """Over rows of `select`. Some 400 rows a second are tagged."""
     fused = [row for row in rows if row["status"] == "fused"]
     kept: dict[str, list[float]] = {"alt": [], "names": [], "vec": []}
     for row in fused:

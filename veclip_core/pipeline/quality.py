@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 STAGES = ("download", "describe", "check", "fuse", "select")
-ROWS_READ = 4_000
+ROWS_READ = 1_500
 """Of a large scale so many rows give lengths, words and shares."""
 ROWS_SCORED = 400
 """By a CLIP model, where one is named."""

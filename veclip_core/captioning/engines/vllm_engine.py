@@ -70,6 +70,8 @@ class VllmEngine:
         self._specials = chat.special_tokens(self._tokenizer)
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> list[list[Generation]]:
+        from vllm.exceptions import VLLMValidationError
+
         results: dict[int, list[Generation]] = {}
         asked: list[tuple[int, str]] = []
         outputs: list[Any] = []
@@ -86,9 +88,10 @@ class VllmEngine:
             )
             try:
                 self._llm.enqueue([prompt], [_sampling_params(sampling, ids)], use_tqdm=False)
-            except ValueError as error:  # a picture has tokens too
-                if "max_model_len" not in str(error) and "maximum model length" not in str(error):
+            except VLLMValidationError as error:
+                if "max_model_len" not in str(error):
                     raise
+                # A picture has tokens too.
                 results[index] = [Generation("", "prompt_too_long", len(ids), 0)] * sampling.candidates
                 continue
             asked.append((index, request.answer_prefix))
