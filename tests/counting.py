@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -92,7 +92,12 @@ class Squares:
 
 
 def run_both(
-    root: str, squares: SquaresConfig, workers: int = 2, parts: int = 3, executor: Executor | None = None
+    root: str,
+    squares: SquaresConfig,
+    workers: int = 2,
+    parts: int = 3,
+    executor: Executor | None = None,
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> tuple[ShardSet, StageReport]:
     executor = executor or LocalExecutor(workers)
     common: dict[str, Any] = {
@@ -107,7 +112,7 @@ def run_both(
     run_stage(numbers, inputs={}, executor=executor, **common)
     inputs = {"numbers": output_of(numbers, root, "numbers", {})}
     operation = Squares(squares)
-    report = run_stage(operation, inputs=inputs, executor=executor, **common)
+    report = run_stage(operation, inputs=inputs, executor=executor, may_go_on=may_go_on, **common)
     return output_of(operation, root, "numbers", inputs), report
 
 

@@ -267,6 +267,11 @@ def caption(
         out = str(Path(pictures).resolve() / "captions")
     report = caption_own(settings, pictures, table, out if "://" in out else str(Path(out).resolve()))
     typer.echo(f"{report.captioned:,} of {report.rows:,} rows captioned; errors: {report.errors or 'none'}")
+    if report.stand_in:
+        typer.echo(
+            "The describer was the sample's stand-in, a tagger of emoji drawings that is wrong more often than not: "
+            "choose another with --captioner, or VECLIP_DESCRIBER."
+        )
     typer.echo(f"{report.table}\n{report.page}")
     typer.echo(f"To look at some here: VECLIP_ROOT={out} veclip captions show --scale own")
 
@@ -274,7 +279,9 @@ def caption(
 @app.command()
 def estimate(
     scale: ScaleOption = "sample",
-    device_hour_price: Annotated[float, typer.Option(min=0, help="What one GPU costs an hour.")] = 0.0,
+    device_hour_price: Annotated[
+        float | None, typer.Option(min=0, help="What one GPU costs an hour; by default VECLIP_DEVICE_HOUR_PRICE.")
+    ] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs working side by side.")] = 1,
     rates_of: Annotated[
         str,
@@ -290,7 +297,9 @@ def estimate(
     from veclip_core.pipeline.canary import costs_table
     from veclip_core.pipeline.rates import estimate_scale
 
-    settings = Settings.from_environment().model_copy(update={"device_hour_price": device_hour_price})
+    settings = Settings.from_environment()
+    if device_hour_price is not None:
+        settings = settings.model_copy(update={"device_hour_price": device_hour_price})
     projected = estimate_scale(settings, _scale(scale), _scale(rates_of or scale), devices, success)
     rows = costs_table(projected)
     widths = [max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]]

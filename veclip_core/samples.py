@@ -63,6 +63,8 @@ DESCRIBE_SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
+UNDECODABLE = "undecodable"
+"""The reason of a picture that was downloaded and can't be opened."""
 CHECK_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),

@@ -42,6 +42,10 @@ class Settings(BaseModel):
     """The fusing model in place of the captioner's: `smollm2` (the sample's) or a model id or path."""
     ethics: Literal["word_list", "judge", "off"] = "word_list"
     """Who refuses offensive texts before fusion: a word list, the fusing model asked as a judge, or nobody."""
+    quantization: str = ""
+    """vLLM's name of a quantisation for both models, such as `fp8`."""
+    candidates: int = Field(default=1, ge=1)
+    """Fused captions per sample, drawn with a temperature where there are several; the best that passes the check is taken."""
     engine: Literal["auto", "vllm", "transformers", "openai"] = "auto"
     """What runs language models: vLLM where it imports, else transformers; `openai` asks servers instead."""
     describer_url: str = ""
@@ -55,6 +59,14 @@ class Settings(BaseModel):
     """With engine `openai`: the servers' key, where they want one."""
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs that share one engine."""
+    gpu_memory: float = Field(default=0.9, gt=0, le=1)
+    """Share of a GPU's memory that vLLM takes."""
+    kv_cache_gb: int = Field(default=1, ge=1)
+    """Gibibytes of vLLM's KV cache on a CPU."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Requests that an engine computes side by side; by default the engine's own choice."""
+    request_deadline_s: float = Field(default=300.0, gt=0)
+    """How long one request to a server may take."""
     executor: Literal["local", "ray"] = "local"
     """Where downloads and captions are made: processes of this machine, or actors of a Ray cluster."""
     ray_address: str = "auto"

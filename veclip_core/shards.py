@@ -42,10 +42,16 @@ class ShardSet:
         table = pa.BufferReader(storage.read_bytes(self.file(key, "parquet")))
         return pq.read_table(table, columns=columns, use_threads=False, pre_buffer=False)
 
+    def address_of_tar(self, key: ShardKey) -> str:
+        """As manifests name it: below `{root}/{source}`, or the whole address of a tar that lies elsewhere."""
+        if storage.exists(self.file(key, LINK)):  # sources/own_pictures.py
+            return str(storage.read_json(self.file(key, LINK))["tar"])
+        return self.relative_file(key, "tar")
+
     def open(self, key: ShardKey, suffix: str) -> IO[bytes]:
-        """One file of a shard. A tar that lies elsewhere is opened there (`sources/own_pictures.py`)."""
-        if suffix == "tar" and storage.exists(self.file(key, LINK)):
-            return storage.open_read(storage.read_json(self.file(key, LINK))["tar"])
+        """One file of a shard, wherever its tar lies."""
+        if suffix == "tar" and "://" in (address := self.address_of_tar(key)):
+            return storage.open_read(address)
         return storage.open_read(self.file(key, suffix))
 
     def marker(self, key: ShardKey) -> dict[str, Any] | None:

@@ -144,6 +144,8 @@ class ShardDone:
     trace: str = ""
     fatal: bool = False
     """True for what no other shard would survive either: a full disk, an engine that does not load."""
+    mendable: bool = False
+    """True for what a person has to mend: trying again would not help."""
 
 
 class Executor(Protocol):
@@ -153,6 +155,10 @@ class Executor(Protocol):
         self, job: ShardJob, tasks: Sequence[tuple[ShardKey, Mapping[str, str]]], more: Callable[[], bool]
     ) -> Iterable[ShardDone]:
         """Each shard's result as it comes. When `more` says no, shards under way are finished and no other is begun."""
+        ...
+
+    def workers_at_once(self) -> int:
+        """How many shards are worked on at the same time."""
         ...
 
 
@@ -258,7 +264,7 @@ def run_stage(
             rows = sum(marker["rows_in"] for marker in done.values())
             raise LimitReached(
                 f"{operation.name}: the limit is reached with {len(done):,} of {len(ready):,} shards done ({rows:,} rows);"
-                f" {len(left):,} are left. The same command with a higher limit goes on there."
+                f" {len(left):,} are left. The same command goes on there, with as much again."
             )
         waiting = [part for part in waiting if part not in leases]
         if waiting:
@@ -335,11 +341,19 @@ class _Progress:
         from tqdm import tqdm
 
         self._bar = tqdm(total=shards, desc=f"{stage} {scale}", unit="shard", file=sys.stderr, leave=True)
-        self._rows = 0
+        self._rows = self._fallbacks = 0
+        self._seconds = 0.0
 
     def finished(self, key: ShardKey, marker: Mapping[str, Any]) -> None:
         self._rows += marker["rows_in"]
-        self._bar.set_postfix_str(f"{self._rows:,} rows")
+        self._fallbacks += marker["fallbacks"]
+        self._seconds += marker["seconds"]
+        told = f"{self._rows:,} rows"
+        if self._seconds:
+            told += f", {self._rows / self._seconds:,.1f} a worker's second"
+        if self._fallbacks:
+            told += f", {self._fallbacks / self._rows:.0%} fallbacks"
+        self._bar.set_postfix_str(told)
         self._bar.update()
 
     def failed(self, result: ShardDone) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,15 +16,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from veclip_core import storage
 from veclip_core.captioning.engines import openai_engine
 from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Message, Request, Sampling, opened
 from veclip_core.captioning.engines.openai_engine import ServerError
 from veclip_core.captioning.engines.weights import SMOLLM2, converted_smollm2
-from veclip_core.captioning.fuse import FuseConfig, fuse_rows
+from veclip_core.captioning.fuse import FuseConfig, FuseOperation, fuse_rows
 from veclip_core.captioning.prompts import fuse_prompt
+from veclip_core.execution.local import LocalExecutor
+from veclip_core.samples import CHECK_SCHEMA, DESCRIBE_SCHEMA, LIST_URLS_SCHEMA, Grid, ShardKey
 from veclip_core.settings import Settings
+from veclip_core.shards import ShardSet
+from veclip_core.stage import StageFailed, run_stage
+from veclip_core.stage_report import StageReport
 
 ASK = Request((Message("user", "Say tea."),))
 
@@ -38,7 +47,9 @@ def answer(*texts: str, finish_reason: str = "stop") -> dict[str, Any]:
 
 
 @contextmanager
-def server(reply: Callable[[int, dict[str, Any]], tuple[int, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def server(
+    reply: Callable[[int, dict[str, Any]], tuple[int, Any]], lists_models: Callable[[], bool] = lambda: True
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A server of the model `tea`; `reply` gets the number and the body of each question, and gives a status and a body."""
     asked: list[dict[str, Any]] = []
 
@@ -46,6 +57,9 @@ def server(reply: Callable[[int, dict[str, Any]], tuple[int, Any]]) -> Iterator[
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            if not lists_models():
+                self._send(500, {"error": "down"})
+                return
             self._send(
                 200, {"object": "list", "data": [{"id": "tea", "object": "model", "created": 0, "owned_by": "x"}]}
             )
@@ -182,6 +196,71 @@ def test_special_tokens_of_other_families_are_broken_before_they_are_sent():
     sent = json.dumps(asked[0]["messages"], ensure_ascii=False)
     assert not [token for token in openai_engine.chat.WELL_KNOWN if token in sent]
     assert asked[0]["continue_final_message"] is True
+
+
+FUSED = re.compile(r"Title: (.*)\nPicture: a drawing of (.*), (.*), (.*)")
+
+
+def fused(number: int, body: dict[str, Any]) -> tuple[int, Any]:
+    """A faithful fusion, as a good model's; the answer's beginning is given."""
+    asked = next(one for one in reversed(body["messages"]) if one["role"] == "user")["content"]
+    found = FUSED.search(asked)
+    assert found is not None
+    return 200, answer(f" {found[1]} with {found[2]} in {found[4]}.")
+
+
+def stage_on(url: str, root: Path) -> StageReport:
+    """`fuse` over four shards, asking the server."""
+    rows = {name: ShardSet(str(root), "t", name, "0" * 16) for name in ("list_urls", "describe", "check")}
+    for shard in range(4):
+        key = ShardKey(0, shard)
+        ids = [{"url_id": f"{shard}{n}", "sample_id": f"{shard}{n}"} for n in range(5)]
+        listed = [{**one, "alt_text": f"cup {one['url_id']}", "status": "ok"} for one in ids]
+        described = [
+            {"url_id": one["url_id"], "vec": "a drawing of a tulip, a flower, red", "status": "ok"} for one in ids
+        ]
+        for name, schema, table in (
+            ("list_urls", LIST_URLS_SCHEMA, listed), ("describe", DESCRIBE_SCHEMA, described), ("check", CHECK_SCHEMA, ids),
+        ):  # fmt: skip
+            path = Path(rows[name].file(key, "parquet"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(table, schema=schema), path)
+            storage.write_json(rows[name].file(key, "success.json"), {"identity": "x", "sha256": f"{name}{shard}"})
+    operation = FuseOperation(FuseConfig(engine=EngineConfig(model="tea")), runtime(url, batch_size=2))
+    return run_stage(
+        operation,
+        root=str(root),
+        source="t",
+        scale="t",
+        grid=Grid(1, 4),
+        parts=1,
+        partial=False,
+        inputs=rows,
+        executor=LocalExecutor(1),
+    )
+
+
+def test_a_server_that_dies_in_the_middle_stops_the_run_and_the_next_run_goes_on(tmp_path: Path):
+    gone = threading.Event()
+
+    def dying(number: int, body: dict[str, Any]) -> tuple[int, Any]:
+        if number > 12:
+            gone.set()
+        return (500, {"error": "out of memory"}) if gone.is_set() else fused(number, body)
+
+    with (
+        server(dying, lists_models=lambda: not gone.is_set()) as (url, _),
+        pytest.raises(StageFailed, match="no OpenAI-compatible server"),
+    ):
+        stage_on(url, tmp_path)
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("fuse/**/*.success.json")}
+    assert 1 <= len(finished) < 4
+    assert not list(tmp_path.rglob("*.quarantine.json")), "no shard is to blame"
+    with server(fused) as (url, asked):
+        report = stage_on(url, tmp_path)
+    assert (report.shards, report.rows_ok, report.fallbacks) == (4, 20, 0)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(asked) == 5 * (4 - len(finished)), "what was done is not asked again"
 
 
 def free_port() -> int:

@@ -116,7 +116,10 @@ def test_a_node_that_dies_takes_no_shard_along_and_one_that_joins_helps(log: Pat
     with cluster_of(2, VECLIP_TEST_MADE=str(log)) as growing:
         head = growing.head_node
 
+        replaced = threading.Event()
+
         def replace() -> None:
+            replaced.set()
             growing.remove_node(
                 next(node for node in growing.list_all_nodes() if node is not head), allow_graceful=False
             )
@@ -126,6 +129,7 @@ def test_a_node_that_dies_takes_no_shard_along_and_one_that_joins_helps(log: Pat
         executor = RayExecutor(growing.address, workers=4)
         _, report = run_both(str(tmp_path), SquaresConfig(seconds=3), executor=executor)
         killer.join()
+    assert replaced.is_set(), "no machine died: the test shows nothing"
     assert (report.shards, report.shards_quarantined) == (6, 0)
 
 

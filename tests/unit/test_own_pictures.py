@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -100,10 +102,14 @@ def test_tars_are_read_where_they_lie(tmp_path: Path):
     assert [row["alt_text"] for row in second] == ["green"]
 
 
-def test_of_a_tar_cut_in_half_what_is_whole_is_taken_and_the_loss_is_a_row(tmp_path: Path):
+@pytest.mark.parametrize("where", ["inside a picture", "between members", "inside a header"])
+def test_of_a_tar_cut_in_half_what_is_whole_is_taken_and_the_loss_is_a_row(tmp_path: Path, where: str):
+    assert 512 < len(picture()) <= 1024, "a member is a header and two blocks"
     whole = tar_of(tmp_path / "whole.tar", {f"{n}.jpg": picture() for n in range(6)}).read_bytes()
     (tmp_path / "whole.tar").unlink()
-    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 - 700])
+    member = 512 + 1024
+    cuts = {"inside a picture": 2 * member + 700, "between members": 2 * member, "inside a header": 2 * member + 100}
+    (tmp_path / "cut.tar").write_bytes(whole[: cuts[where]])
     listed, packed = made(OwnPictures(str(tmp_path)).scan(), tmp_path / "root")
     rows = listed.read_table(KEY).to_pylist()
     errors = [row["error"] for row in rows if row["status"] == "error"]
@@ -121,3 +127,55 @@ def test_nothing_there_is_one_clear_error(tmp_path: Path):
         OwnPictures(str(tmp_path)).scan()
     with pytest.raises(OwnPicturesError, match=r"'shards/\{00000..00009\}.tar'"):
         OwnPictures(str(tmp_path / "nowhere")).scan()
+
+
+def test_samples_that_share_a_pages_url_keep_their_own_pictures(tmp_path: Path):
+    page = json.dumps({"url": "https://shop.example/page"}).encode()
+    members = {"a.jpg": picture("red"), "a.json": page, "b.jpg": picture("blue"), "b.json": page}
+    tar_of(tmp_path / "00000.tar", members)
+    listed, packed = made(OwnPictures(str(tmp_path)).scan(), tmp_path / "root")
+    assert len({row["url_id"] for row in listed.read_table(KEY).to_pylist()}) == 2
+    places = {row["url_id"]: (row["offset"], row["bytes"]) for row in packed.read_table(KEY).to_pylist()}
+    with packed.open(KEY, "tar") as tar:
+        assert [data for _, data in pictures_in(tar, places)] == [picture("red"), picture("blue")]
+
+
+def test_links_in_a_tar_are_rows_with_a_reason(tmp_path: Path):
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for name, kind in (("a.jpg", tarfile.SYMTYPE), ("b.jpg", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        info = tarfile.TarInfo("c.jpg")
+        info.size = len(picture())
+        tar.addfile(info, io.BytesIO(picture()))
+    listed, packed = made(OwnPictures(str(tmp_path)).scan(), tmp_path / "root")
+    assert Counter(row["error"] for row in listed.read_table(KEY).to_pylist()) == {None: 1, "no_plain_file": 2}
+    assert packed.read_table(KEY).num_rows == 1
+
+
+def test_a_changed_text_is_another_identity_and_another_place_is_not(tmp_path: Path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(picture())
+        (tmp_path / name / "a.txt").write_text("tea")
+        for file in ("a.jpg", "a.txt"):
+            os.utime(tmp_path / name / file, (1_000, 1_000))
+    one, two = (OwnPictures(str(tmp_path / name)).scan().config.identity() for name in ("one", "two"))
+    assert one == two
+    (tmp_path / "two" / "a.txt").write_text("cup")
+    assert OwnPictures(str(tmp_path / "two")).scan().config.identity() != one
+
+
+def test_our_own_work_inside_the_folder_is_no_input(tmp_path: Path):
+    (tmp_path / "data" / "cache").mkdir(parents=True)
+    (tmp_path / "a.jpg").write_bytes(picture())
+    (tmp_path / "data" / "cache" / "b.jpg").write_bytes(picture())
+    assert OwnPictures(str(tmp_path)).scan(without=[str(tmp_path / "data")]).shards == (("a.jpg",),)
+
+
+def test_a_folder_of_pictures_and_tars_is_one_clear_error(tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(picture())
+    tar_of(tmp_path / "b.tar", {"c.jpg": picture()})
+    with pytest.raises(OwnPicturesError, match="holds 1 tars and 1 pictures"):
+        OwnPictures(str(tmp_path)).scan()

@@ -5,6 +5,7 @@ sight of the rules. Both hold, for every attack, a VeC and what a model that fel
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,33 @@ def test_offensive_words_and_harmless_ones():
     judged = word_list_judge(WordList(added=("blorb",)))
     texts = ["a fucking cat", "f.u.c.k", "my blorb", "Garden hoe", "Maine Coon", "Scunthorpe", "Great tit on a branch"]
     assert judged(texts) == ["word_list"] * 3 + [None] * 4
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        '"must_', "gpt1", "#", "q:", "title:", "ai-", "user: a ", "you are now ", "ignore all ", "caption: ",
+        "\ufdfa", "\u3316", "&amp;",
+        "%41", "write a ", "the caption for x ", "A1", "a.", "\u202e", "<|",
+    ],
+)  # fmt: skip
+def test_no_text_takes_long(piece: str):
+    """Strangers write the texts, and there are 300 million of them: no rule may be slow on any."""
+    text = clean_alt_text(piece * 4_096)
+    for hostile in (text, '"' + text, text[:2_000] + "\u3316" * 2_000):
+        started = time.perf_counter()
+        takes_over(hostile)
+        assert time.perf_counter() - started < 1.0, ascii(hostile[:40])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AC adapter Input: 100-240V Output: 5V 2A", "Sunset over Bali, no filter", "No Limits t-shirt", "Solvent cleaner 500 ml",
+        "Solved: Windows 10 error", "Children pretend to be pirates in the garden", "Roleplay nurse costume",
+        "Q: What is love? A: a song", "Claude Monet should be seen by everyone", "Llama must see zoo",
+        "The ignored instruments of jazz", "a commonly ignored bird, described by Linnaeus",
+    ],
+)  # fmt: skip
+def test_texts_that_were_once_refused_by_mistake(text: str):
+    assert takes_over(text) is None

@@ -25,6 +25,10 @@ class Captioner:
     """Model id or path of an instruction model, or `smollm2`. Empty: the describer sees picture and AltText and rewrites it in one
     pass."""
     note: str
+    quantization: str = ""
+    """vLLM's name of one, such as `fp8`, for both models; empty for the weights as they are."""
+    candidates: int = 1
+    """Fused captions per sample, of which `select` takes the best."""
 
     @property
     def one_pass(self) -> bool:

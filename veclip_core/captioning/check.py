@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import pyarrow as pa
 from pydantic import Field
 
-from veclip_core.captioning.engines.base import Engine, EngineConfig, EngineRuntime, Sampling, opened
+from veclip_core.captioning.engines.base import Engine, EngineConfig, EngineRuntime, Generation, Sampling, opened
 from veclip_core.captioning.prompts import JudgePrompt, judge_prompt
 from veclip_core.captioning.quality import VecThresholds, judge_vec
 from veclip_core.captioning.takeover import rules_digest, takes_over
@@ -127,13 +127,21 @@ def word_list_judge(config: WordList) -> Judge:
 
 
 def judged_by(engine: Engine, config: LlmJudge) -> Judge:
-    """A language model's word. What does not begin with yes refuses nothing."""
+    """A language model's word. A text that it won't or can't judge (too long, refused by its server) is refused."""
 
     def judge(texts: Sequence[str]) -> list[str | None]:
         answers = engine.generate([config.prompt.request(text) for text in texts], config.sampling)
-        return [JUDGE if made.text.strip().casefold().startswith("yes") else None for made, *_ in answers]
+        return [None if _answered(made) and not _says_yes(made) else JUDGE for made, *_ in answers]
 
     return judge
+
+
+def _answered(made: Generation) -> bool:
+    return made.finish_reason in ("stop", "length") and bool(made.text.strip())
+
+
+def _says_yes(made: Generation) -> bool:
+    return made.text.strip().casefold().startswith("yes")
 
 
 def refusals(texts: Sequence[str], config: CheckConfig, judge: Judge) -> dict[str, str | None]:
@@ -157,7 +165,7 @@ def check_shard(task: ShardTask, config: CheckConfig, judge: Judge) -> RowCounts
     of_vec = {
         url_id: reasons.get(vecs[url_id]) or judge_vec(vecs[url_id], _finish_reason(row), config.vec)
         for url_id, row in described.items()
-        if row["status"] == "ok"
+        if row["status"] == "ok" and vecs[url_id]  # in one pass there is none
     }
     rows = [
         {

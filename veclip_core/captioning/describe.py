@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny
 from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Message, Request, Sampling, opened
 from veclip_core.captioning.prompts import DescribePrompt, describe_prompt
 from veclip_core.config import Config
-from veclip_core.download.pictures import FORMATS
+from veclip_core.download.pictures import BROKEN, FORMATS
 from veclip_core.samples import DESCRIBE_SCHEMA
 from veclip_core.stage import RowCounts, ShardTask
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MAX_PIXELS = 64_000_000
 """Refused before decoding: pictures come from our own downloader, so a larger one is no picture of ours."""
+MAX_BYTES = 256 * 1024**2
+"""Of a picture's file; a tar of strangers may claim any size."""
 DECODERS = 4
 """Threads that decode pictures while the engine computes: decoding lets go of Python's lock."""
 AHEAD = 64
@@ -133,12 +135,21 @@ def describe_shard(task: ShardTask, describer: Describer) -> RowCounts:
     ordered = [rows[url_id] for url_id in sorted(rows)]
     task.write(pa.Table.from_pylist(ordered, schema=DESCRIBE_SCHEMA))
     errors = Counter(row["error"] for row in ordered if row["status"] == "error")
-    return RowCounts(rows_in=len(ordered), rows_ok=len(ordered) - sum(errors.values()), errors=dict(errors))
+    tokens = sum(json.loads(row["detail"]).get("tokens", 0) for row in ordered)
+    return RowCounts(
+        rows_in=len(ordered),
+        rows_ok=len(ordered) - sum(errors.values()),
+        errors=dict(errors),
+        extra={"completion_tokens": tokens} if tokens else {},
+    )
 
 
 def pictures_in(tar: IO[bytes], places: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, bytes]]:
-    """(url_id, picture) in the tar's order, so that a remote tar is one stream. What lies beyond its end is left out."""
+    """(url_id, picture) in the tar's order, so that a remote tar is one stream. What lies beyond its end, or is too large, is
+    left out."""
     for url_id, (offset, size) in sorted(places.items(), key=lambda place: place[1]):
+        if size > MAX_BYTES:
+            continue
         tar.seek(offset)
         data = tar.read(size)
         if len(data) == size:
@@ -147,7 +158,7 @@ def pictures_in(tar: IO[bytes], places: Mapping[str, tuple[int, int]]) -> Iterat
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image | None":
     """The picture in RGB, upright and on white, or None when it can't be decoded in full or has too many pixels."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     from veclip_core.sources.pictures import on_white
 
@@ -156,7 +167,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> "Image | None":
             if image.width * image.height > max_pixels:
                 return None
             return on_white(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
         log.debug("undecodable picture: %s", error)
         return None
 
@@ -200,7 +211,8 @@ def _described(pictures: Iterable[tuple[str, bytes]], describer: Describer) -> I
         yield _error(url_id, "undecodable", describer)
     for url_id, description in zip(good, descriptions, strict=True):
         if not description.text.strip():
-            yield _error(url_id, "empty_description", describer)
+            said = description.detail.get("finish_reason", "stop")
+            yield _error(url_id, "empty_description" if said == "stop" else said, describer)
             continue
         yield {
             "url_id": url_id,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from veclip_core.captioning.describe import decode
 from veclip_core.samples import ShardKey
 from veclip_core.shards import ShardSet
 
@@ -159,7 +160,7 @@ def _thumbnails(download: ShardSet, key: ShardKey, of_urls: Sequence[str]) -> di
     with download.open(key, "tar") as tar:
         for of_url, (offset, size) in sorted(places.items(), key=lambda place: place[1]):
             tar.seek(offset)
-            picture = Image.open(io.BytesIO(tar.read(size))).convert("RGB")
+            picture = decode(tar.read(size)) or Image.new("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), "white")
             picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG", quality=80)

@@ -119,8 +119,8 @@ class JudgePrompt(Config):
     """The source in words; no part of the identity."""
     user: str
     """The question, with `{text}`; an answer that begins with yes refuses the text."""
-    max_bytes: int = Field(400, ge=16)
-    """The text is cut to so many UTF-8 bytes."""
+    max_bytes: int = Field(16_384, ge=16)
+    """The text is cut to so many UTF-8 bytes: all of an AltText, because all of it would be kept."""
 
     def request(self, text: str) -> Request:
         """The prompt for one text."""

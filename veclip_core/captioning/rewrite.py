@@ -6,7 +6,7 @@ no VeC to compare the answer with: of its faithfulness only the AltText's part i
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from veclip_core.captioning.fuse import Candidate, counts_of_fusion, table_of
 from veclip_core.captioning.prompts import RewritePrompt, rewrite_prompt
 from veclip_core.captioning.quality import QualityThresholds, judge
 from veclip_core.config import Config
-from veclip_core.samples import DESCRIBE_SCHEMA
+from veclip_core.samples import DESCRIBE_SCHEMA, UNDECODABLE
 from veclip_core.stage import RowCounts, ShardTask
 
 ONE_PASS = QualityThresholds(min_vec_share=0.0, max_added_words=1_000, min_alt_share=0.3)
@@ -98,10 +98,12 @@ def rewrite_shard(task: ShardTask, engine: Engine, config: RewriteConfig) -> Row
     }
     shown: list[dict[str, Any]] = []
     pairs: list[tuple[str, str]] = []
+    unseen: list[dict[str, Any]] = []
 
     def requests(tar: Any) -> Iterator[Request]:
         for url_id, image in decoded_ahead(pictures_in(tar, places), config.max_side_px):
-            if image is None:  # `select` names it
+            if image is None:
+                unseen.extend(samples_of[url_id])
                 continue
             for sample in samples_of[url_id]:
                 alt_text, _ = usable_texts(sample["alt_text"] or "", "", checked[sample["sample_id"]])
@@ -121,5 +123,9 @@ def rewrite_shard(task: ShardTask, engine: Engine, config: RewriteConfig) -> Row
                 Candidate(text, one.finish_reason, one.prompt_tokens, one.completion_tokens, config.prompt.id, reason)
             )
         rewritten.append(found)
-    task.write(table_of(shown, rewritten, engine.model_id))
-    return counts_of_fusion(pairs, rewritten, [checked[sample["sample_id"]] for sample in shown])
+    # What can't be opened gets a candidate that says so: `select` makes an error of it.
+    failed = [[Candidate("", UNDECODABLE, 0, 0, config.prompt.id, UNDECODABLE)] for _ in unseen]
+    task.write(table_of([*shown, *unseen], [*rewritten, *failed], engine.model_id))
+    counts = counts_of_fusion(pairs, rewritten, [checked[sample["sample_id"]] for sample in shown])
+    errors = {**counts.errors, UNDECODABLE: len(unseen)} if unseen else counts.errors
+    return replace(counts, rows_in=counts.rows_in + len(unseen), errors=errors)

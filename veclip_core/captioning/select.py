@@ -17,7 +17,7 @@ from veclip_core.captioning.prompts import fuse_prompts
 from veclip_core.captioning.quality import QualityThresholds, judge, kept_shares
 from veclip_core.captioning.template import template_fusion
 from veclip_core.config import Config
-from veclip_core.samples import SELECT_SCHEMA
+from veclip_core.samples import SELECT_SCHEMA, UNDECODABLE
 from veclip_core.stage import RowCounts, ShardTask
 
 
@@ -125,9 +125,9 @@ def _row(
 ) -> dict[str, Any]:
     alt_text, vec = usable_texts(sample["alt_text"] or "", described.get("vec") or "", checked)
     refused = [f"{text}: {reason}" for text in ("alt", "vec") if (reason := checked.get(f"{text}_refused"))]
-    if described.get("error") == "undecodable":
+    if UNDECODABLE in (described.get("error"), *(candidate["finish_reason"] for candidate in candidates)):
         # What the describer could not open, training can't either.
-        choice = Choice("", "error", "undecodable")
+        choice = Choice("", "error", UNDECODABLE)
     else:
         choice = choose_caption(alt_text, vec, candidates, config.thresholds)
     taken = choice.candidate or {}

@@ -24,7 +24,6 @@ class ClipScorer:
         from veclip_core.captioning.engines.weights import checked_config
 
         checked_config(model, None)
-        self.name = model
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = AutoModel.from_pretrained(model).eval().to(self._device)
         self._processor: Any = AutoProcessor.from_pretrained(model)

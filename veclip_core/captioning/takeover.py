@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote
 
@@ -37,8 +38,8 @@ _SQUASHED = re.compile(
     r"|thesystemprompt|donotfollowthe(?:rules|instr)"
 )  # fmt: skip
 """For texts whose letters stand apart: spelled out, or cut by what was taken for a space."""
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
-_LEETED = re.compile(r"\b(?=\w*[a-z])(?=\w*[0-9@$!])[a-z0-9@$!]{4,}\b", re.IGNORECASE)
+_BASE64 = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{16,4000}={0,2}")
+_LEETED = re.compile(r"\b(?=\w{0,24}[a-z])(?=\w{0,24}[0-9@$!])[a-z0-9@$!]{4,24}\b", re.IGNORECASE)
 _ROLE_IN_CAPITALS = re.compile(
     r"(?:^|[a-z.!?,;:)\]'\"»”*]\s+)(?:SYSTEM|ASSISTANT|HUMAN|USER|INSTRUCTIONS?)\s*:|^\s*(?:SYSTEM|ASSISTANT)\s*:"
 )
@@ -46,15 +47,16 @@ _BOT_NAME = re.compile(
     r"\byou(?:'re| are| were)?\b.{0,40}\b[A-Z]\w*(?:Bot|GPT)\b"
     r"|\b[A-Z]\w*(?:Bot|GPT)\b.{0,40}\b(?:you|lies|obeys|answers|writes)\b"
 )
-MAX_CHARS = 20_000
-"""Of a longer text the beginning and the end are read."""
+MAX_CHARS = 4_096
+"""Of a longer reading the beginning and the end are searched. Every rule is bounded (no `*`, no `+`), so that a text of strangers
+takes no more than some tens of milliseconds."""
+RULES_VERSION = 2
+"""Raised when what is beside the rules' file changes: the readings, and the expressions here."""
 
 
 def takes_over(text: str) -> str | None:
     """The name of the rule by which `text` is addressed to a model, or None for a text that is about a picture."""
-    if len(text) > MAX_CHARS:
-        text = f"{text[: MAX_CHARS // 2]} {text[-MAX_CHARS // 2 :]}"
-    for reading in dict.fromkeys(_readings(text)):
+    for reading in dict.fromkeys(_capped(reading) for reading in _readings(_capped(text))):
         if _SQUASHED.search(re.sub(r"[\W_]", "", reading).casefold()):
             return "drop"
         if _ROLE_IN_CAPITALS.search(reading):
@@ -68,7 +70,11 @@ def takes_over(text: str) -> str | None:
         for language, (drop, orders) in _abroad():
             if drop.search(lowered) and orders.search(lowered):
                 return f"drop_{language}"
-    return _by_library(text)
+    return _by_library(_capped(text))
+
+
+def _capped(text: str) -> str:
+    return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS // 2]} {text[-MAX_CHARS // 2 :]}"
 
 
 def _readings(text: str) -> Iterator[str]:
@@ -106,7 +112,7 @@ def _data() -> dict[str, Any]:
 
 def rules_digest() -> str:
     """Changes with the rules: other rules refuse other texts."""
-    return digest_of(_data())[:16]
+    return digest_of([RULES_VERSION, version("glin-profanity"), _data()])[:16]
 
 
 @cache
@@ -125,9 +131,9 @@ def _abroad() -> list[tuple[str, tuple[re.Pattern[str], re.Pattern[str]]]]:
     unbounded = {"zh", "ja", "ko", "th", "ar", "hi"}
     found = []
     for language, words in _data()["abroad"].items():
-        drop, orders = "|".join(words["drop"]), "|".join(words["orders"])
-        bounded = drop if language in unbounded else rf"\b(?:{drop})"
-        found.append((language, (re.compile(bounded), re.compile(orders))))
+        edge = "" if language in unbounded else r"\b"
+        drop, orders = (re.compile(f"{edge}(?:{'|'.join(words[name])})") for name in ("drop", "orders"))
+        found.append((language, (drop, orders)))
     return found
 
 

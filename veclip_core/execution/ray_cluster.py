@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 CONNECT_S = 10.0
+CLOSE_S = 10.0
+"""What an engine may take to let go of its device."""
 
 
 class NoCluster(Mendable):
@@ -58,8 +60,12 @@ class RayExecutor:
 
     def run(self, job: ShardJob, tasks: Sequence[Task], more: Callable[[], bool]) -> Iterable[ShardDone]:
         """Raises NoCluster with what mends it."""
+        return run_in_slots(job, tasks, self, self.workers_at_once(), more)
+
+    def workers_at_once(self) -> int:
+        """Raises NoCluster with what mends it."""
         connect(self.address)
-        return run_in_slots(job, tasks, self, self._room() if self.workers is None else self.workers, more)
+        return self._room() if self.workers is None else self.workers
 
     def hire(self, job: ShardJob, place: int) -> "_RayWorker":
         return _RayWorker(job, self)
@@ -89,7 +95,7 @@ def connect(address: str) -> None:
     """
     import ray
 
-    if ray.is_initialized():
+    if ray.is_initialized():  # a process belongs to one cluster
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     host, _, port = address.rpartition(":")
@@ -117,13 +123,18 @@ class _RayWorker:
             runtime_env={"env_vars": dict(executor.environment)},
         )(_Actor)
         self._actor: Any = remote.remote(job)
+        self._last: Future[Any] | None = None
 
-    def open(self) -> "Future[ShardDone | None]":
-        return cast("Future[ShardDone | None]", self._actor.open.remote().future())
+    def open(self, after_s: float) -> "Future[ShardDone | None]":
+        opened = cast("Future[ShardDone | None]", self._actor.open.remote(after_s).future())
+        self._last = opened
+        return opened
 
     def make(self, task: Task) -> "Future[ShardDone]":
         key, input_digests = task
-        return cast("Future[ShardDone]", self._actor.make.remote(key, dict(input_digests)).future())
+        made = cast("Future[ShardDone]", self._actor.make.remote(key, dict(input_digests)).future())
+        self._last = made
+        return made
 
     def died(self, error: BaseException) -> bool:
         from ray.exceptions import RayError, RayTaskError
@@ -133,6 +144,8 @@ class _RayWorker:
     def stop(self) -> None:
         import ray
 
+        if self._last is not None and self._last.done():  # in the middle of a shard it is killed
+            ray.wait([self._actor.close.remote()], timeout=CLOSE_S)
         ray.kill(self._actor)
 
 
@@ -143,8 +156,11 @@ class _Actor:
         quiet_logging()
         self._bench = Bench(job)
 
-    def open(self) -> ShardDone | None:
-        return self._bench.open()
+    def open(self, after_s: float) -> ShardDone | None:
+        return self._bench.open(after_s)
+
+    def close(self) -> None:
+        self._bench.close()
 
     def make(self, key: ShardKey, input_digests: Mapping[str, str]) -> ShardDone:
         return self._bench.make(key, input_digests)

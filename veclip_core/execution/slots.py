@@ -6,6 +6,7 @@ worker takes over. The executors differ in what a worker is.
 """
 
 import logging
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
+from veclip_core.mendable import Mendable
 from veclip_core.samples import ShardKey
 from veclip_core.stage import ShardDone, ShardJob, Work
 from veclip_core.storage import StorageError
@@ -21,7 +23,9 @@ from veclip_core.storage import StorageError
 logger = logging.getLogger(__name__)
 
 OPENINGS = 3
-"""How often a worker may die while it opens the operation, before any shard is handed to it."""
+"""How often a place is tried when its workers die or fail while they open the operation."""
+PAUSE_S = 5.0
+"""Before a second opening, and twice that before a third: what the dead one held (a GPU's memory) may take a moment to be free."""
 
 PATIENCE_S = 60.0
 """After so long without any worker somebody is told why."""
@@ -32,8 +36,8 @@ Task = tuple[ShardKey, Mapping[str, str]]
 class Worker(Protocol):
     """One worker, on its way or there."""
 
-    def open(self) -> "Future[ShardDone | None]":
-        """Load what every shard needs; the result is None, or why no shard can be made."""
+    def open(self, after_s: float) -> "Future[ShardDone | None]":
+        """Load what every shard needs, after a pause; the result is None, or why no shard can be made."""
         ...
 
     def make(self, task: Task) -> "Future[ShardDone]": ...
@@ -76,6 +80,7 @@ def run_in_slots(
     slots = [_Slot(job, workers, place) for place in range(min(at_most, len(tasks)))]
     opening: dict[Future[Any], _Slot] = {slot.open(): slot for slot in slots}
     running: dict[Future[Any], tuple[_Slot, ShardKey]] = {}
+    worked = False
     try:
         while running or (opening and queue and more()):
             finished, _ = wait([*opening, *running], timeout=PATIENCE_S, return_when=FIRST_COMPLETED)
@@ -85,8 +90,13 @@ def run_in_slots(
                 if future in opening:
                     slot = opening.pop(future)
                     failure = slot.failure_of_opening(future)
+                    worked = worked or slot.is_open
                     if failure is not None:
-                        yield replace(failure, key=tasks[0][0])
+                        if not (opening or running) or (failure.mendable and not worked):
+                            yield replace(failure, key=tasks[0][0])
+                        # One machine without room or network is no reason to stop the others.
+                        logger.warning("a worker does not start, the others go on: %s", failure.error)
+                        continue
                 else:
                     slot, key = running.pop(future)
                     yield slot.result_of(future, key)
@@ -112,8 +122,9 @@ class _Slot:
         self.is_open = False
 
     def open(self) -> "Future[Any]":
+        pause_s = PAUSE_S * self._openings
         self._openings += 1
-        return self._worker.open()
+        return self._worker.open(pause_s)
 
     def failure_of_opening(self, future: "Future[Any]") -> ShardDone | None:
         """None when the operation is open, or when opening is to be tried again; else what no shard is to blame for."""
@@ -122,21 +133,28 @@ class _Slot:
         except Exception as error:
             if not self._worker.died(error):
                 raise
-            self._replace()
-            if self._openings < OPENINGS:
-                return None
-            return ShardDone(
+            failure = ShardDone(
                 NO_SHARD,
                 None,
                 error=f"the worker died {OPENINGS} times while it loaded what it needs. {self._workers.advice}",
+                trace=str(error),
                 fatal=True,
             )
         if failure is None:
             self._openings, self.is_open = 0, True
-        return failure
+            return None
+        self._replace()
+        return None if self._openings < OPENINGS and not failure.mendable else failure
 
     def make(self, task: Task) -> "Future[Any]":
-        return self._worker.make(task)
+        try:
+            return self._worker.make(task)
+        except Exception as error:  # it died while it had nothing to do
+            if not self._worker.died(error):
+                raise
+            lost: Future[Any] = Future()
+            lost.set_exception(error)
+            return lost
 
     def result_of(self, future: "Future[Any]", key: ShardKey) -> ShardDone:
         try:
@@ -144,7 +162,7 @@ class _Slot:
         except Exception as error:
             if not self._worker.died(error):
                 raise
-            result = ShardDone(key, None, error="its worker process died")
+            result = ShardDone(key, None, error="its worker process died", trace=str(error))
         if result.marker is None:
             # What broke on this shard may have broken the engine for the next ones.
             self._replace()
@@ -169,13 +187,19 @@ class Bench:
         self._opened = ExitStack()
         self._work: Work | None = None
 
-    def open(self) -> ShardDone | None:
+    def open(self, after_s: float) -> ShardDone | None:
         """None, or why no shard can be made."""
+        time.sleep(after_s)
         try:
             self._work = self._opened.enter_context(self._job.operation.open())
         except Exception as error:
-            return ShardDone(NO_SHARD, None, error=_line(error), trace=traceback.format_exc(), fatal=True)
+            trace, mendable = traceback.format_exc(), isinstance(error, Mendable)
+            return ShardDone(NO_SHARD, None, error=_line(error), trace=trace, fatal=True, mendable=mendable)
         return None
+
+    def close(self) -> None:
+        """Let go of what was opened: an engine may have processes of its own."""
+        self._opened.close()
 
     def make(self, key: ShardKey, input_digests: Mapping[str, str]) -> ShardDone:
         assert self._work is not None

@@ -49,7 +49,7 @@ class MixOperation:
 
 def _mix(task: ShardTask, columns: tuple[str, ...]) -> RowCounts:
     downloads = task.inputs["download"]
-    tar = downloads.relative_file(task.key, "tar")
+    tar = downloads.address_of_tar(task.key)
     picture_of = {
         row["url_id"]: row
         for row in task.read("download", ["url_id", "status", "offset", "bytes"]).to_pylist()

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veclip_core.scales import Scale
-from veclip_core.settings import Settings
+from veclip_core.settings import Settings, SettingsError
 
 GENERATING = ("describe", "fuse")
-"""Stages that hold devices; the others take a few CPU minutes a million rows."""
+"""Stages that hold devices."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,16 @@ class Limit:
 
     @classmethod
     def of(cls, settings: Settings) -> "Limit":
+        """Raises SettingsError for a limit on money without a price."""
+        if settings.max_cost is not None and not settings.device_hour_price:
+            raise SettingsError(
+                "a limit on money needs a price: set VECLIP_DEVICE_HOUR_PRICE, or limit the hours (VECLIP_MAX_HOURS)"
+            )
         return cls(settings.max_hours, settings.max_cost, settings.device_hour_price)
+
+    @property
+    def set(self) -> bool:
+        return self.hours is not None or self.cost is not None
 
     def allows(self, devices: int) -> Callable[[], bool]:
         """Whether the next shard may begin, when `devices` are paid for."""
@@ -85,7 +94,7 @@ def estimate(
     """`rates`: stage to rows a device's second; `pictures` are described, `samples` (a picture with an AltText) fused."""
     rows = {"describe": pictures, "fuse": samples}
     stages = []
-    for stage in GENERATING:
+    for stage in (stage for stage in GENERATING if stage in rates):
         hours = rows[stage] / rates[stage] / 3600
         stages.append(StageCost(stage, rows[stage], rates[stage], hours, hours * device_hour_price))
     return Estimate(tuple(stages), devices, measured_on)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from veclip_core.evaluation.report.caption_page import CaptionQuality
-from veclip_core.pipeline import executors, quality
+from veclip_core.pipeline import engines, executors, quality
 from veclip_core.pipeline.budget import GENERATING, Estimate, estimate, rate_of
 from veclip_core.pipeline.data import Chain
 
@@ -37,7 +37,7 @@ def canary(chain: Chain, share: float) -> Verdict:
     sets = {name: made.sets[name] for name in quality.STAGES}
     found = quality.measure(chain, sets, made.keys, partial=True)
     projected = project(chain, found, f"{len(made.keys):,} shards of this canary")
-    reasons = objections(found, projected, chain.settings.max_cost)
+    reasons = objections(found, projected, chain.settings.max_cost, chain.settings.max_hours)
     verdict = Verdict(not reasons, reasons, projected, "")
     page = quality.write_page(chain, replace(found, verdict=verdict.sentence, costs=costs_table(projected)), "canary")
     return replace(verdict, page=page)
@@ -47,20 +47,26 @@ def project(chain: Chain, found: CaptionQuality, measured_on: str) -> Estimate:
     """The whole scale at the rates and yields of what was captioned."""
     downloads = chain.current("download", "shards")
     describe, fuse = found.totals["describe"], found.totals["fuse"]
+    stages = GENERATING[1:] if engines.captioner_of(chain.scale, chain.settings).one_pass else GENERATING
+    executor = executors.for_captions(chain.settings, engines.fuse_operation(chain.scale, chain.settings))
     pictures = downloads.rows_ok
+    if downloads.partial:  # a trial: the whole is as many times larger as it has parts
+        pictures = round(pictures * max(1.0, chain.scale.parts / downloads.parts))
     samples = round(pictures * fuse.rows_in / describe.rows_in) if describe.rows_in else pictures
     return estimate(
         chain.scale,
-        {stage: rate_of(found.totals[stage], chain.settings.tensor_parallel) for stage in GENERATING},
+        {stage: rate_of(found.totals[stage], chain.settings.tensor_parallel) for stage in stages},
         pictures=pictures,
         samples=samples,
-        devices=executors.devices(chain.settings),
+        devices=executors.devices(chain.settings, executor),
         device_hour_price=chain.settings.device_hour_price,
         measured_on=measured_on,
     )
 
 
-def objections(found: CaptionQuality, projected: Estimate, max_cost: float | None) -> list[str]:
+def objections(
+    found: CaptionQuality, projected: Estimate, max_cost: float | None, max_hours: float | None
+) -> list[str]:
     """What speaks against captioning the whole, in words with numbers."""
     against = []
     fused = found.shares().get("fused", 0.0)
@@ -75,6 +81,8 @@ def objections(found: CaptionQuality, projected: Estimate, max_cost: float | Non
         against.append(f"{refused:.0%} of the samples had a text refused (at most {MAX_REFUSED:.0%})")
     if max_cost is not None and projected.cost > max_cost:
         against.append(f"the whole would cost {projected.cost:,.0f}, and {max_cost:,.0f} is allowed")
+    if max_hours is not None and projected.hours > max_hours:
+        against.append(f"the whole would take {projected.hours:,.1f} hours, and {max_hours:,.1f} are allowed")
     return against
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from veclip_core import storage
 from veclip_core.captioning.preview import lot
 from veclip_core.captioning.shuffle import ShuffleOperation
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
@@ -145,6 +146,10 @@ class Chain:
         inputs = {"list_urls": urls.shard_set(self.root, self.source)}
         if self._is_own():
             _, pack = self._own_pictures().operations()
+            if storage.read_json(storage.join(inputs["list_urls"].uri, "config.json"))[
+                "config"
+            ] != pack.config.model_dump(mode="json"):
+                raise NotMadeYet("your pictures have changed since they were listed: make raw_urls_own again")
             return self._run(
                 "shards", pack, urls.grid, 1, {"list_urls": urls}, executors.for_captions(self.settings, pack),
                 inputs=inputs, partial=False,
@@ -172,7 +177,8 @@ class Chain:
                 "the scale `own` needs your pictures: set VECLIP_PICTURES to a folder of them, or to WebDataset tars"
                 " (or run `veclip caption FOLDER`)"
             )
-        return OwnPictures(self.settings.pictures, self.settings.alt_texts).scan()
+        own_work = [folder for folder in (self.root, str(self.settings.cache_folder)) if storage.is_local(folder)]
+        return OwnPictures(self.settings.pictures, self.settings.alt_texts).scan(without=own_work)
 
     def _serves_itself(self) -> bool:
         """The sample is always its own world: VECLIP_URLS is for the other scales."""
@@ -262,7 +268,9 @@ class Chain:
             if "shuffle" in made:
                 takes = {name: made["shuffle"] if name == "describe" else shards for name, shards in takes.items()}
             executor = executors.for_captions(self.settings, operation)
-            may_go_on = limit.allows(executors.devices(self.settings)) if executors.needs_engine(operation) else _always
+            may_go_on = _always
+            if executors.needs_engine(operation) and limit.set:
+                may_go_on = limit.allows(executors.devices(self.settings, executor))
             reports.append(self._map(operation, upstream.grid, parts, takes, executor, partial, only, may_go_on))
             made[operation.name] = output_of(operation, self.root, self.source, takes)
         for report in reports if only is None else ():

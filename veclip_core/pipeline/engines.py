@@ -10,7 +10,7 @@ from filelock import FileLock
 from veclip_core import storage
 from veclip_core.captioning.captioners import CAPTIONERS, SMALL_FUSER, STAND_IN, Captioner, captioner_named
 from veclip_core.captioning.check import CheckConfig, CheckOperation, LlmJudge, WordList
-from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, open_vlm, vlm_config_for
+from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, VlmConfig, open_vlm, vlm_config_for
 from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime
 from veclip_core.captioning.engines.concepts import ConceptsConfig, open_concepts
 from veclip_core.captioning.engines.weights import SMOLLM2, checked_config, pinned, resolve_model
@@ -23,6 +23,8 @@ from veclip_core.settings import Settings, SettingsError
 from veclip_core.sources.openmoji import build_openmoji
 from veclip_core.stage import Operation, StageFailed
 
+SEVERAL_AT = 0.7
+"""Temperature where several candidates are drawn: greedy ones would be equal."""
 INPUTS = {
     "describe": ("download",),
     "shuffle": ("describe",),
@@ -47,6 +49,10 @@ def runtime_of(settings: Settings, server: str = "") -> EngineRuntime:
         weights_dir=settings.cache_folder / "weights",
         threads=settings.threads,
         tensor_parallel=settings.tensor_parallel,
+        gpu_memory_utilization=settings.gpu_memory,
+        kv_cache_gb=settings.kv_cache_gb,
+        batch_size=settings.batch_size,
+        deadline_s=settings.request_deadline_s,
     )
 
 
@@ -56,7 +62,13 @@ def captioner_of(scale: Scale, settings: Settings) -> Captioner:
         chosen = captioner_named(settings.captioner or scale.captioner)
     except ValueError as error:
         raise SettingsError(f"VECLIP_CAPTIONER: {error}") from error
-    return replace(chosen, describer=settings.describer or chosen.describer, fuser=settings.fuser or chosen.fuser)
+    return replace(
+        chosen,
+        describer=settings.describer or chosen.describer,
+        fuser=settings.fuser or chosen.fuser,
+        quantization=settings.quantization,
+        candidates=settings.candidates,
+    )
 
 
 def describer_of(scale: Scale, settings: Settings) -> str:
@@ -68,14 +80,27 @@ def describing_config(captioner: Captioner) -> Config:
     """What decides the descriptions, but for the revision of the weights."""
     if captioner.one_pass:
         return UndescribedConfig()
-    return ConceptsConfig() if captioner.describer == STAND_IN else vlm_config_for(captioner.describer)
+    if captioner.describer == STAND_IN:
+        return ConceptsConfig()
+    vlm = vlm_config_for(captioner.describer)
+    return vlm.model_copy(update={"engine": _quantised(vlm.engine, captioner)})
 
 
 def fusing_config(captioner: Captioner) -> FuseConfig | RewriteConfig:
     """What decides the candidates, but for the revision of the weights."""
+    config: FuseConfig | RewriteConfig
     if captioner.one_pass:
-        return RewriteConfig(engine=EngineConfig(model=captioner.describer, max_model_len=4096))
-    return fuse_config_for(captioner.fuser)
+        config = RewriteConfig(engine=EngineConfig(model=captioner.describer, max_model_len=4096))
+    else:
+        config = fuse_config_for(captioner.fuser)
+    sampling = config.sampling
+    if captioner.candidates > 1:
+        sampling = sampling.model_copy(update={"candidates": captioner.candidates, "temperature": SEVERAL_AT})
+    return config.model_copy(update={"engine": _quantised(config.engine, captioner), "sampling": sampling})
+
+
+def _quantised(engine: EngineConfig, captioner: Captioner) -> EngineConfig:
+    return engine.model_copy(update={"quantization": captioner.quantization or None})
 
 
 def describe_operation(scale: Scale, settings: Settings) -> Operation:
@@ -88,8 +113,8 @@ def describe_operation(scale: Scale, settings: Settings) -> Operation:
         return DescribeOperation(
             DescribeConfig(describer=config), partial(open_concepts, config, folder, settings.threads)
         )
-    vlm = vlm_config_for(describer_of(scale, settings))
-    vlm = vlm.model_copy(update={"engine": _pinned(vlm.engine, settings)})
+    assert isinstance(config, VlmConfig)
+    vlm = config.model_copy(update={"engine": _pinned(config.engine, settings)})
     runtime = runtime_of(settings, settings.describer_url)
     return DescribeOperation(DescribeConfig(describer=vlm), partial(open_vlm, vlm, runtime))
 
@@ -119,7 +144,8 @@ def require_models(scale: Scale, settings: Settings) -> None:
         checked_config(
             resolve_model(SMOLLM2 if name == SMALL_FUSER else name, settings.cache_folder / "weights"), revision=None
         )
-        if name in presets - {SMALL_FUSER} and not _has_gpu():
+        # On Ray the GPUs are elsewhere, and an actor that finds none says so.
+        if name in presets - {SMALL_FUSER} and settings.executor == "local" and not _has_gpu():
             raise StageFailed(
                 f"vecap_{scale.name}: {role} with {name} needs a CUDA GPU, and there is none here. Run it where there is one, or"
                 f" name a smaller model: {variable}=<path or id>, or the sample's {variable}={small} for a trial."

@@ -33,9 +33,11 @@ class OwnReport:
     errors: dict[str, int]
     table: str
     page: str
+    stand_in: bool
+    """Whether the describer was the sample's stand-in."""
 
 
-def caption(settings: Settings, pictures: str, table: str, out: str, parts: int | None = None) -> OwnReport:
+def caption(settings: Settings, pictures: str, table: str, out: str) -> OwnReport:
     """Caption every picture at `pictures`; `captions.parquet` and `captions.html` in `out`. Run again, it goes on where it stopped.
 
     Raises:
@@ -48,7 +50,7 @@ def caption(settings: Settings, pictures: str, table: str, out: str, parts: int 
     chain = Chain(own, SCALES["own"])
     chain.raw_urls()
     chain.shards()
-    chain.vecap(parts)
+    chain.vecap()
     return export(chain)
 
 
@@ -62,10 +64,13 @@ def export(chain: Chain) -> OwnReport:
     with storage.scratch_folder(chain.root) as scratch:
         unfinished = scratch / "captions.parquet"
         with pq.ParquetWriter(unfinished, CAPTIONS_SCHEMA, compression="zstd") as writer:
-            for key in sorted(sets["select"].markers(current.shard_keys())):
+            markers = {name: shards.markers(current.shard_keys()) for name, shards in sets.items()}
+            for key in sorted(markers["list_urls"]):
                 listed = {row["sample_id"]: row for row in sets["list_urls"].read_table(key).to_pylist()}
-                pictures = {row["url_id"]: row for row in sets["download"].read_table(key).to_pylist()}
-                made = {row["sample_id"]: row for row in sets["select"].read_table(key).to_pylist()}
+                downloaded = sets["download"].read_table(key).to_pylist() if key in markers["download"] else []
+                selected = sets["select"].read_table(key).to_pylist() if key in markers["select"] else []
+                pictures = {row["url_id"]: row for row in downloaded}
+                made = {row["sample_id"]: row for row in selected}
                 table = [
                     _row(sample, pictures.get(sample["url_id"], {}), made.get(sample_id, {}))
                     for sample_id, sample in listed.items()
@@ -74,8 +79,9 @@ def export(chain: Chain) -> OwnReport:
                 rows += len(table)
                 writer.write_table(pa.Table.from_pylist(table, CAPTIONS_SCHEMA))
         storage.publish_file(Path(unfinished), uri)
-    page = quality.write_page(chain, quality.of_current(chain))
-    return OwnReport(rows, rows - errors.total(), dict(errors.most_common()), uri, page)
+    found = quality.of_current(chain)
+    page = quality.write_page(chain, found)
+    return OwnReport(rows, rows - errors.total(), dict(errors.most_common()), uri, page, found.stand_in)
 
 
 def _row(sample: dict[str, str], picture: dict[str, str], made: dict[str, str]) -> dict[str, str | None]:
@@ -92,7 +98,7 @@ def _row(sample: dict[str, str], picture: dict[str, str], made: dict[str, str]) 
         "status": lost,
         "reason": made.get("reason"),
         "refused": made.get("refused"),
-        "error": error or (None if made else "not_captioned_yet"),
+        "error": error or (None if made else "shard_set_aside"),
         "vec_model": made.get("vec_model"),
         "model": made.get("model"),
     }

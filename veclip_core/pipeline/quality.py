@@ -25,6 +25,10 @@ ROWS_READ = 1_500
 """Of a large scale so many rows give lengths, words and shares."""
 ROWS_SCORED = 400
 """By a CLIP model, where one is named."""
+SCORED_PX = 512
+"""What a CLIP model sees is smaller."""
+SCORED_PX = 512
+"""What a CLIP model sees is smaller."""
 RANDOM_ROWS, EXAMPLES_OF_REASON = 24, 4
 
 
@@ -39,7 +43,7 @@ def measure(chain: Chain, sets: Mapping[str, ShardSet], wanted: Sequence[ShardKe
     captioner = engines.captioner_of(chain.scale, chain.settings)
     scorer, similarity = chain.settings.clip_scorer, {}
     if scorer:
-        similarity = _similarity(scorer, sets, some)
+        similarity = _similarity(scorer, sets, some, with_vec=not captioner.one_pass)
     return CaptionQuality(
         scale=chain.scale.name,
         captioner=f"{captioner.describer} and {captioner.fuser}"
@@ -56,21 +60,25 @@ def measure(chain: Chain, sets: Mapping[str, ShardSet], wanted: Sequence[ShardKe
     )
 
 
-def _similarity(model: str, sets: Mapping[str, ShardSet], keys: Sequence[ShardKey]) -> dict[str, list[float]]:
-    """Cosines under a CLIP model, over samples of a few random shards that have all three texts."""
+def _similarity(
+    model: str, sets: Mapping[str, ShardSet], keys: Sequence[ShardKey], with_vec: bool
+) -> dict[str, list[float]]:
+    """Cosines under a CLIP model, over samples of a few random shards that have all texts (in one pass there is no VeC)."""
     images: list[Image] = []
-    texts: dict[str, list[str]] = {name: [] for name in TEXT_NAMES.values()}
+    names = {name: shown for name, shown in TEXT_NAMES.items() if with_vec or name != "vec"}
+    texts: dict[str, list[str]] = {shown: [] for shown in names.values()}
     for key in keys:
         rows = sorted(sets["select"].read_table(key).to_pylist(), key=lambda row: lot(row["sample_id"]))
-        wanted = {row["url_id"]: row for row in rows if all((row[name] or "").strip() for name in TEXT_NAMES)}
+        wanted = {row["url_id"]: row for row in rows if all((row[name] or "").strip() for name in names)}
         wanted = dict(list(wanted.items())[: -(-ROWS_SCORED // len(keys))])
         downloaded = sets["download"].read_table(key, ["url_id", "offset", "bytes"]).to_pylist()
         places = {row["url_id"]: (row["offset"], row["bytes"]) for row in downloaded if row["url_id"] in wanted}
         with sets["download"].open(key, "tar") as tar:
             for url_id, data in pictures_in(tar, places):
                 if (image := decode(data)) is not None:
+                    image.thumbnail((SCORED_PX, SCORED_PX))
                     images.append(image)
-                    for name, shown in TEXT_NAMES.items():
+                    for name, shown in names.items():
                         texts[shown].append(wanted[url_id][name])
     return ClipScorer(model).cosines(images, texts) if images else {}
 
@@ -104,12 +112,18 @@ def numbers_of(found: CaptionQuality) -> dict[str, Any]:
         "verdict": found.verdict,
         "costs": list(found.costs),
         "shares": found.shares(),
-        "similarity": {
-            name: round(sum(values) / len(values), 4) for name, values in found.similarity.items() if values
-        },
+        "similarity": _means(found.similarity),
         "stages": {name: asdict(totals) for name, totals in found.totals.items()},
         "statistics": json.loads(json.dumps(statistics)),
     }
+
+
+def _means(similarity: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Mean cosine by text, and how much closer the VeCap is to its picture than the AltText."""
+    means = {name: round(sum(values) / len(values), 4) for name, values in similarity.items() if values}
+    if {"AltText", "VeCap"} <= means.keys():
+        means["VeCap minus AltText"] = round(means["VeCap"] - means["AltText"], 4)
+    return means
 
 
 def _example(look: CaptionPreview) -> CaptionExample:

@@ -11,7 +11,7 @@ from veclip_core.captioning.engines.base import opened
 from veclip_core.captioning.fuse import FuseOperation, fuse_rows
 from veclip_core.mendable import Mendable
 from veclip_core.pipeline import engines
-from veclip_core.pipeline.budget import GENERATING, Estimate, estimate, rate_of
+from veclip_core.pipeline.budget import Estimate, estimate, rate_of
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
 from veclip_core.shards import Totals, read_current
@@ -33,36 +33,38 @@ def estimate_scale(settings: Settings, scale: Scale, like: Scale, devices: int, 
         NoRates: when neither captions nor a benchmark of this captioner are there.
     """
     captioner = engines.captioner_of(scale, settings)
-    rates, measured_on = rates_of(settings, captioner, like)
+    rates, samples_a_picture, measured_on = rates_of(settings, captioner, like)
     downloads = read_current(settings.root, scale.source.name, "download", scale.name)
     urls = read_current(settings.root, scale.source.name, "list_urls", scale.name)
-    listed = urls.rows_ok if urls else scale.parts * scale.source.rows_per_part
-    pictures = downloads.rows_ok if downloads else round(listed * success)
+    listed = urls.rows_ok if urls and not urls.partial else scale.parts * scale.source.rows_per_part
+    # What was made of a trial says nothing of the whole.
+    pictures = downloads.rows_ok if downloads and not downloads.partial else round(listed * success)
     return estimate(
         scale,
         rates,
         pictures=pictures,
-        samples=pictures,
+        samples=round(pictures * samples_a_picture),
         devices=devices,
         device_hour_price=settings.device_hour_price,
         measured_on=measured_on,
     )
 
 
-def rates_of(settings: Settings, captioner: Captioner, like: Scale) -> tuple[dict[str, float], str]:
-    """Stage to rows a device's second, and where that was measured."""
-    made: dict[str, float] = {}
-    for stage, model in (("describe", captioner.describer), ("fuse", captioner.fuser)):
-        totals = _totals(settings.root, like.source.name, stage, model)
-        if totals is not None:
-            made[stage] = rate_of(totals, settings.tensor_parallel)
-    if len(made) == len(GENERATING) and all(made.values()):
-        return made, f"captions of source {like.source.name} at {settings.root}"
+def rates_of(settings: Settings, captioner: Captioner, like: Scale) -> tuple[dict[str, float], float, str]:
+    """Stage to rows a device's second, samples (AltTexts) a picture, and where that was measured."""
+    models = {"describe": captioner.describer, "fuse": captioner.fuser}
+    if captioner.one_pass:
+        models = {"fuse": captioner.describer}
+    totals = {stage: _totals(settings.root, like.source.name, stage, model) for stage, model in models.items()}
+    made = {stage: rate_of(found, settings.tensor_parallel) for stage, found in totals.items() if found}
+    if len(made) == len(models) and all(made.values()):
+        described, fused = totals.get("describe"), totals["fuse"]
+        samples = fused.rows_in / described.rows_in if described and fused and described.rows_in else 1.0
+        return made, samples, f"captions of source {like.source.name} at {settings.root}"
     for row in reversed(_table(settings)):
         if (row["describer"], row["fuser"]) == (captioner.describer, captioner.fuser):
-            return {
-                stage: row[f"{stage}_per_s"] for stage in GENERATING
-            }, f"benchmark of {row['when']} on {row['device']}"
+            rates = {stage: row[f"{stage}_per_s"] for stage in models}
+            return rates, 1.0, f"benchmark of {row['when']} on {row['device']}"
     raise NoRates(
         f"nothing was measured with {captioner.describer} and {captioner.fuser or 'one pass'} at {settings.root}: run"
         " `veclip run vecap --canary 0.1%`, or `veclip benchmark`, on the machine that will do it"
@@ -85,7 +87,7 @@ def _totals(root: str, source: str, stage: str, model: str) -> Totals | None:
 def _made_by(model: str, config: Mapping[str, Any]) -> bool:
     deciding = config.get("describer", config)
     if "engine" not in deciding:
-        return model == STAND_IN
+        return model == STAND_IN and "features" in deciding
     named = deciding["engine"]["model"]
     return (
         named == model

@@ -10,8 +10,8 @@ import json
 import logging
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from veclip_core.samples import (
     DOWNLOAD_SCHEMA,
     ID_HEX_CHARS,
     LIST_URLS_SCHEMA,
+    MAX_ALT_TEXT_CHARS,
     Grid,
     canonical_url,
     clean_alt_text,
@@ -44,6 +45,9 @@ FILE_COLUMNS = ("file", "filename", "file_name", "filepath", "path", "image", "i
 PICTURES_PER_SHARD = 500
 """Of a folder. Smaller shards than a crawl's: a stopped run loses less, and a folder is small."""
 CUT_OFF = "tar_cut_off"
+NO_PLAIN_FILE = "no_plain_file"
+"""Links and sparse files in a tar: what they would hold lies elsewhere."""
+MAX_NAME_CHARS = 1_024
 MAX_TEXT_BYTES = 1 << 20
 """Of a text or json beside a picture; more is no AltText."""
 
@@ -53,11 +57,10 @@ class OwnPicturesError(Mendable, ValueError):
 
 
 class OwnConfig(Config):
-    """What decides the rows: the files by name, size and time, and the table of AltTexts by content."""
+    """What decides the rows: the files by name, size and time, and the table of AltTexts by content; not where a folder lies."""
 
-    uri: str
     listing: str
-    """Digest over the files' names, sizes and times."""
+    """Digest over the names, sizes and times of pictures and of the texts beside them, or of the tars."""
     table: str = ""
     """Digest of the table of AltTexts."""
 
@@ -70,24 +73,27 @@ class OwnPictures:
     table: str = ""
     """A csv, tsv, jsonl or parquet file with a column of file names and one of AltTexts."""
 
-    def scan(self) -> "Listing":
-        """Look what is there.
+    def scan(self, without: Sequence[str] = ()) -> "Listing":
+        """Look what is there, `without` what lies in these folders: our own work is no input.
 
         Raises:
-            OwnPicturesError: when there is no picture and no tar.
+            OwnPicturesError: when there is no picture and no tar, or both.
         """
         fs, path = storage.filesystem(self.uri)
         tars = self._tars()
+        own = tuple(f"{storage.filesystem(folder)[1].rstrip('/')}/" for folder in without)
+        found = fs.find(path, detail=True) if fs.isdir(path) else {}
+        files = {name: info for name, info in found.items() if not name.startswith(own)}
+        pictures = {name: info for name, info in files.items() if _suffix(name) in SUFFIXES and info["size"]}
+        if tars and pictures:
+            raise OwnPicturesError(
+                f"{self.uri} holds {len(tars):,} tars and {len(pictures):,} pictures: name the tars ('{self.uri}/*.tar'),"
+                " or move them"
+            )
         if tars:
             shards: list[tuple[str, ...]] = [(tar,) for tar in tars]
             facts = [_facts(tar) for tar in tars]
         else:
-            found = fs.find(path, detail=True) if fs.isdir(path) else {}
-            pictures = {
-                name: info
-                for name, info in found.items()
-                if name.rpartition(".")[2].lower() in SUFFIXES and info["size"]
-            }
             if not pictures:
                 raise OwnPicturesError(
                     f"there is no picture and no tar at {self.uri}: give a folder of {', '.join(SUFFIXES)} files, a folder"
@@ -97,12 +103,11 @@ class OwnPictures:
             shards = [
                 tuple(relative[at : at + PICTURES_PER_SHARD]) for at in range(0, len(relative), PICTURES_PER_SHARD)
             ]
-            facts = [
-                [name, info["size"], str(info.get("mtime") or info.get("ETag") or "")]
-                for name, info in sorted(pictures.items())
-            ]
+            texts = {f"{name.rpartition('.')[0]}.txt" for name in pictures} & files.keys()
+            start = len(path.rstrip("/")) + 1
+            facts = [[name[start:], *_version(files[name])] for name in sorted({*pictures, *texts})]
         table = hashlib.sha256(storage.read_bytes(self.table)).hexdigest() if self.table else ""
-        config = OwnConfig(uri=self.uri, listing=digest_of(facts), table=table)
+        config = OwnConfig(listing=digest_of(facts), table=table)
         return Listing(self, config, tuple(shards), packed=bool(tars))
 
     def _tars(self) -> list[str]:
@@ -120,8 +125,16 @@ class OwnPictures:
 
 def _facts(uri: str) -> list[str | int]:
     fs, path = storage.filesystem(uri)
-    info = fs.info(path)
-    return [uri, int(info["size"]), str(info.get("mtime") or info.get("ETag") or "")]
+    return [uri, *_version(fs.info(path))]
+
+
+def _version(info: Mapping[str, Any]) -> list[str | int]:
+    """What tells a file from a later one of the same name."""
+    return [int(info["size"]), str(info.get("mtime") or info.get("ETag") or "")]
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2].lower()
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ class ListOwn:
 
     @contextmanager
     def open(self) -> Iterator[Work]:
-        alt_texts = _alt_texts(self.listing.pictures.table)
+        alt_texts = AltTexts(self.listing.pictures.table)
         yield lambda task: _list(task, self.listing, alt_texts)
 
 
@@ -171,39 +184,27 @@ class PackOwn:
         yield lambda task: _link(task, self.listing) if self.listing.packed else _pack(task, self.listing)
 
 
-@dataclass
-class _Member:
-    """What a tar holds of one sample."""
-
-    offset: int | None = None
-    size: int = 0
-    text: str = ""
-    json: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _list(task: ShardTask, listing: Listing, alt_texts: Callable[[str], str | None]) -> RowCounts:
-    errors: Counter[str] = Counter()
+def _list(task: ShardTask, listing: Listing, alt_texts: "AltTexts") -> RowCounts:
     rows: list[dict[str, Any]] = []
     names = listing.shards[task.key.shard]
     if listing.packed:
-        members, whole = _members(names[0])
-        if not whole:
-            errors[CUT_OFF] += 1
-            rows.append(_row(f"{names[0]}#", _own_id(f"{names[0]}#"), "", error=CUT_OFF))
-        for stem, member in members.items():
-            if member.offset is not None:
-                alt = alt_texts(stem) or member.text or _first_text(member.json)
-                rows.append(_row(f"{names[0]}#{stem}", _id_in_tar(names[0], stem, member), alt))
+        found = _read_tar(names[0])
+        for lost, reason in found.lost.items():
+            name = f"{names[0]}#{lost}"
+            rows.append(_row(name, _own_id(name), "", error=reason))
+        for of_url, (key, member) in found.by_id(names[0]).items():
+            rows.append(_row(f"{names[0]}#{key}", of_url, alt_texts.of(key) or member.text))
     else:
         fs, folder = storage.filesystem(listing.pictures.uri)
         for name in names:
-            known = alt_texts(name)
+            known = alt_texts.of(name)
             beside = f"{folder.rstrip('/')}/{name.rpartition('.')[0]}.txt"
             if known is None and fs.exists(beside):
                 known = fs.cat_file(beside, 0, MAX_TEXT_BYTES).decode("utf-8", "replace")
             rows.append(_row(name, _own_id(name), known or ""))
     rows.sort(key=lambda row: (row["url_id"], row["sample_id"]))
     task.write(pa.Table.from_pylist(rows, LIST_URLS_SCHEMA))
+    errors = Counter(row["error"] for row in rows if row["error"])
     return RowCounts(len(rows), len(rows) - errors.total(), dict(errors))
 
 
@@ -251,54 +252,114 @@ def _pack(task: ShardTask, listing: Listing) -> RowCounts:
 
 def _link(task: ShardTask, listing: Listing) -> RowCounts:
     uri = listing.shards[task.key.shard][0]
-    members, _ = _members(uri)
-    places = {_id_in_tar(uri, stem, member): member for stem, member in members.items() if member.offset is not None}
+    places = _read_tar(uri).by_id(uri)
     listed = task.read("list_urls", ["url_id", "url", "status"]).to_pylist()
-    urls = {row["url_id"]: row["url"] for row in listed if row["status"] == "ok"}
-    rows = [
-        dict.fromkeys(DOWNLOAD_SCHEMA.names)
-        | {
-            "url_id": of_url,
-            "url": url,
-            "status": "ok",
-            "offset": places[of_url].offset,
-            "bytes": places[of_url].size,
-        }
-        for of_url, url in sorted(urls.items())
-    ]
+    rows = []
+    for row in listed:
+        if row["status"] == "ok":
+            _, member = places[row["url_id"]]
+            found = {"url_id": row["url_id"], "url": row["url"], "offset": member.offset, "bytes": member.size}
+            rows.append(dict.fromkeys(DOWNLOAD_SCHEMA.names) | found | {"status": "ok"})
+    rows.sort(key=lambda row: row["url_id"])
     task.out(LINK).write_text(json.dumps({"tar": uri}))
     task.write(pa.Table.from_pylist(rows, DOWNLOAD_SCHEMA))
     return RowCounts(len(rows), len(rows))
 
 
-def _members(uri: str) -> tuple[dict[str, _Member], bool]:
-    """The samples of a tar by key, in its order, and whether the tar could be read to its end. One pass, in a stream."""
+@dataclass
+class _Member:
+    """What a tar holds of one sample."""
+
+    offset: int = -1
+    size: int = 0
+    text: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class _Tar:
+    """The samples of a tar by key, in its order."""
+
+    members: Mapping[str, _Member]
+    lost: Mapping[str, str]
+    """Member's name -> why it is no picture of ours."""
+
+    def by_id(self, uri: str) -> dict[str, tuple[str, _Member]]:
+        """The id of the picture's URL where the json beside it names one that no other has, so that it joins with every other
+        table; else of its place."""
+        pictures = {key: member for key, member in self.members.items() if member.offset >= 0}
+        used = Counter(member.url for member in pictures.values())
+        ids: dict[str, tuple[str, _Member]] = {}
+        for key, member in pictures.items():
+            of_url = _own_id(f"{uri}#{key}")
+            if member.url and used[member.url] == 1:
+                with suppress(ValueError):
+                    of_url = url_id(canonical_url(member.url))
+            ids[of_url] = (key, member)
+        return ids
+
+
+def _read_tar(uri: str) -> _Tar:
+    """One pass, in a stream: tars may be remote and large."""
     members: dict[str, _Member] = {}
-    try:
-        with storage.open_read(uri) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            for info in tar:
-                folder, _, base = info.name.rpartition("/")
-                key, _, suffix = base.partition(".")
-                if not info.isfile() or not key:
-                    continue
-                member = members.setdefault(f"{folder}/{key}".lstrip("/"), _Member())
-                suffix = suffix.lower()
-                if suffix in SUFFIXES and member.offset is None:
-                    member.offset, member.size = info.offset_data, info.size
-                elif suffix in ("txt", "json") and info.size <= MAX_TEXT_BYTES and (content := tar.extractfile(info)):
-                    text = content.read().decode("utf-8", "replace")
-                    if suffix == "txt":
-                        member.text = text
-                    else:
-                        member.json = _object(text)
-    except (tarfile.ReadError, EOFError) as error:
-        logger.warning("%s is cut off or damaged (%s): the pictures before that are taken", uri, error)
+    lost: dict[str, str] = {}
+    end = 0
+    with storage.open_read(uri) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r|") as tar:
+                for info in tar:
+                    end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                    _take(info, tar, members, lost)
+            # After a header that it can't read tarfile ends without a word.
+            whole = _is_end(uri, end)
+        except (tarfile.ReadError, EOFError, OverflowError) as error:
+            logger.warning("%s: %s", uri, error)
+            whole = False
+    if not whole:
+        logger.warning("%s is cut off or damaged: the pictures before that are taken", uri)
+        lost[""] = CUT_OFF
         # Of the last picture not all may be there.
-        last = next((key for key in reversed(members) if members[key].offset is not None), None)
-        if last is not None:
+        last = next((key for key in reversed(members) if members[key].offset >= 0), None)
+        if last is not None and not _holds(uri, members[last]):
             del members[last]
-        return members, False
-    return members, True
+    return _Tar(members, lost)
+
+
+def _take(info: tarfile.TarInfo, tar: tarfile.TarFile, members: dict[str, _Member], lost: dict[str, str]) -> None:
+    folder, _, base = info.name.rpartition("/")
+    key, _, suffix = base.partition(".")
+    suffix = suffix.lower()
+    if not key or info.isdir():
+        return
+    if suffix in SUFFIXES and (not info.isreg() or info.issparse()):
+        lost[info.name[:MAX_NAME_CHARS]] = NO_PLAIN_FILE
+        return
+    if not info.isfile():
+        return
+    member = members.setdefault(f"{folder}/{key}".lstrip("/")[:MAX_NAME_CHARS], _Member())
+    if suffix in SUFFIXES and member.offset < 0:
+        member.offset, member.size = info.offset_data, info.size
+    elif suffix in ("txt", "json") and info.size <= MAX_TEXT_BYTES and (content := tar.extractfile(info)):
+        text = content.read().decode("utf-8", "replace")
+        if suffix == "txt":
+            member.text = text[:MAX_ALT_TEXT_CHARS]
+        else:
+            values = _object(text)
+            url = values.get("url")
+            member.url = url if isinstance(url, str) else ""
+            member.text = member.text or _first_text(values)[:MAX_ALT_TEXT_CHARS]
+
+
+def _is_end(uri: str, end: int) -> bool:
+    """Whether the block of zeros that ends a tar stands after its last member."""
+    with storage.open_read(uri) as file:
+        file.seek(end)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+
+
+def _holds(uri: str, member: _Member) -> bool:
+    fs, path = storage.filesystem(uri)
+    return bool(fs.info(path)["size"] >= member.offset + member.size)
 
 
 def _object(text: str) -> Mapping[str, Any]:
@@ -313,30 +374,30 @@ def _first_text(values: Mapping[str, Any]) -> str:
     return next((values[name] for name in ALT_COLUMNS if isinstance(values.get(name), str)), "")
 
 
-def _id_in_tar(tar: str, stem: str, member: _Member) -> str:
-    """The id of the picture's URL where its json names one, so that it joins with every other table; else of its place."""
-    url = member.json.get("url")
-    if isinstance(url, str):
-        try:
-            return url_id(canonical_url(url))
-        except ValueError:
-            logger.debug("%s#%s: %r is no URL", tar, stem, url[:80])
-    return _own_id(f"{tar.rpartition('/')[2]}#{stem}")
-
-
 def _own_id(name: str) -> str:
     return hashlib.sha256(b"own\0" + name.encode("utf-8", "surrogateescape")).hexdigest()[:ID_HEX_CHARS]
 
 
-def _alt_texts(table: str) -> Callable[[str], str | None]:
-    """Looks a file's AltText up by its path, its name, or its name without suffix, as the table has it."""
-    if not table:
-        return lambda name: None
-    rows = UrlList((table,), url_columns=FILE_COLUMNS).read()
-    known = {row.url.strip().removeprefix("./"): row.alt for row in rows if row.error is None}
+class AltTexts:
+    """The table of AltTexts: a file is looked up by its path, else by its name, with or without suffix."""
 
-    def find(name: str) -> str | None:
+    def __init__(self, table: str) -> None:
+        self._known: dict[str, str] = {}
+        if not table:
+            return
+        malformed = twice = 0
+        for row in UrlList((table,), url_columns=FILE_COLUMNS).read():
+            name = row.url.strip().removeprefix("./")
+            if row.error is not None:
+                malformed += 1
+            elif self._known.setdefault(name, row.alt) != row.alt:
+                twice += 1
+        if malformed:
+            logger.warning("%s: %d rows can't be read (a comma inside a text needs quotation marks)", table, malformed)
+        if twice:
+            logger.warning("%s: %d rows name a file again, with another text: the first is taken", table, twice)
+
+    def of(self, name: str) -> str | None:
         base = name.rpartition("/")[2]
-        return next((known[key] for key in (name, base, base.partition(".")[0]) if key in known), None)
-
-    return find
+        stem = base.rpartition(".")[0] or base
+        return next((self._known[key] for key in (name, base, stem) if key in self._known), None)

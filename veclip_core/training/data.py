@@ -61,7 +61,7 @@ class ManifestTable:
         return int(self.table.num_rows)
 
     def tar_uri(self, tar: str) -> str:
-        return storage.join(self.source_uri, tar)
+        return tar if "://" in tar else storage.join(self.source_uri, tar)
 
     def rows(self, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """Some rows, in the given order. Touches no other row, also of a memory-mapped manifest."""

@@ -23,7 +23,7 @@ from veclip_core.sources.sample_packages import PACKAGES, SampleWorldError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BATCH = 256
+BATCH = 64
 """Pictures in memory at a time."""
 _TOLD = 5
 """Concepts told in a description's detail."""
@@ -48,6 +48,9 @@ class ConceptsConfig(Config):
         package.sha256 for package in PACKAGES if package.name in ("fonts-noto-color-emoji", "unicode-data")
     )
     """SHA-256 of the packages that hold the drawings and their names."""
+
+    max_side_px: int = 1024
+    """Larger pictures are scaled down to this first."""
 
     wording: str = "concepts-words-v1"
     """Name of the rules that put concepts into words; raised when they change."""
@@ -84,7 +87,7 @@ class ConceptsEngine:
         self.config = config
         self.model_id = config.model_id
         self.prompt_id = config.wording
-        self.max_side_px: int | None = None
+        self.max_side_px: int | None = config.max_side_px
         self._model = ConceptModel.load(folder)
         if self._model.about["identity"] != config.identity():
             raise SampleWorldError(

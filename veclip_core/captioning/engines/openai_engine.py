@@ -8,7 +8,6 @@ import asyncio
 import base64
 import hashlib
 import io
-import logging
 from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,15 @@ from veclip_core.mendable import Mendable
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-log = logging.getLogger(__name__)
-
 BATCH = 64
 AHEAD = 4
 """Batches that wait at the client, so that the server never does."""
 RETRIES = 4
 """Of one request, with the client's growing pauses: for answers 408, 409, 429 and 5xx, and for lost connections."""
+OF_THE_REQUEST = (400, 413, 422)
+"""Status codes that say that the request itself can't be answered: its row gets a reason."""
+ALL_REFUSED = 4
+"""So many requests together, all refused, are no accident."""
 BAD_ANSWERS = 3
 """How often a request is asked again when what came back is no answer at all."""
 
@@ -40,6 +41,7 @@ class OpenAiEngine:
 
     def __init__(self, config: EngineConfig, runtime: EngineRuntime):
         self.config, self.runtime, self.model_id = config, runtime, config.model
+        self._refusal = ""
         if not runtime.server:
             raise ServerError(
                 "engine `openai` needs the server's address: set VECLIP_FUSER_URL and VECLIP_DESCRIBER_URL, such as"
@@ -69,7 +71,11 @@ class OpenAiEngine:
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> list[list[Generation]]:
         """Raises ServerError when the server stops answering: the shard is then tried again."""
-        return asyncio.run(self._generate(iter(requests), sampling))
+        made = asyncio.run(self._generate(iter(requests), sampling))
+        if len(made) >= ALL_REFUSED and all(one.finish_reason == "refused_by_server" for row in made for one in row):
+            # Not the rows are at fault but the question: rows with reasons would be final.
+            raise ServerError(f"{self.runtime.server} refuses every request: {self._refusal}")
+        return made
 
     def close(self) -> None:
         """The server stays up: it is not ours."""
@@ -115,12 +121,12 @@ class OpenAiEngine:
                 answer = await client.chat.completions.create(**question)
                 if getattr(answer, "choices", None) and all(choice.message for choice in answer.choices):
                     return _generations(answer, request, sampling)
-        except openai.BadRequestError as error:
-            too_long = "maximum" in str(error) or "context length" in str(error) or "too long" in str(error)
-            reason = "prompt_too_long" if too_long else "refused_by_server"
-            log.debug("%s refuses a request: %s", self.runtime.server, error)
-            return [Generation("", reason, 0, 0)] * sampling.candidates
         except openai.OpenAIError as error:
+            if isinstance(error, openai.APIStatusError) and error.status_code in OF_THE_REQUEST:
+                too_long = "maximum" in str(error) or "context length" in str(error) or "too long" in str(error)
+                reason = "prompt_too_long" if too_long else "refused_by_server"
+                self._refusal = str(error)
+                return [Generation("", reason, 0, 0)] * sampling.candidates
             raise ServerError(
                 f"{self.runtime.server} does not answer ({type(error).__name__}: {error}), after {RETRIES} more tries"
             ) from error

@@ -74,7 +74,6 @@ def render(found: CaptionQuality) -> str:
             "fallbacks": total.fallbacks,
             "errors": dict(total.errors),
             "per_second": total.rows_in / total.worker_seconds if total.worker_seconds else 0.0,
-            "tokens": int(total.extra.get("completion_tokens", 0)),
         }
         for name, total in found.totals.items()
     ]
