@@ -77,7 +77,7 @@ def test_a_canary_objects_with_numbers():
     against = objections(quality_of(30, 90, 20), cheap, max_cost=12.0, max_hours=1.0)
     assert [
         text
-        for text in ("30%", "10%", "20%", "would cost 15", "would take 1.0 hours")
+        for text in ("30%", "10%", "20%", "would cost 15", "would take 1.5 hours")
         if not any(text in one for one in against)
     ] == []
 

@@ -97,7 +97,8 @@ def judge(
         if any(match.group(0) not in inputs for match in pattern.finditer(plain)):
             return reason
     known = Words(alt_text, vec)
-    if scripts(text) - scripts(f"{alt_text} {vec}"):
+    given_in = scripts(f"{alt_text} {vec}")
+    if given_in and scripts(text) - given_in:
         return "script"
     if _echoes(said, known, [words(shown) for shown in prompt_texts], limits.echo_words):
         return "echo"

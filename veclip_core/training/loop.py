@@ -203,9 +203,10 @@ class _Run:
         images_BCHW = normalised(batch.images_BCHW.to(self.device, non_blocking=True))
         images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
         bf16 = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.fixed["precision"] == "bf16")
-        with bf16, attention_for(self.device):
+        with bf16:
             images_BD = model.encode_image(images_BCHW, normalize=True)
-            texts_BD = encode_texts(model, batch.tokens_BL, self.device)
+            with attention_for(self.device):
+                texts_BD = encode_texts(model, batch.tokens_BL, self.device)
         loss = ClipLoss()(images_BD.float(), texts_BD.float(), model.logit_scale.exp())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

