@@ -48,8 +48,10 @@ class CaptionQuality:
         return {name: count / select.rows_ok for name, count in self.statuses().items()} if select.rows_ok else {}
 
     def statuses(self) -> dict[str, int]:
+        """Status -> samples, the most frequent first."""
         found = self.totals["select"].extra
-        return {name.removeprefix("status_"): int(n) for name, n in found.items() if name.startswith("status_")}
+        named = {name.removeprefix("status_"): int(n) for name, n in found.items() if name.startswith("status_")}
+        return dict(sorted(named.items(), key=lambda item: -item[1]))
 
     def rejections(self) -> dict[str, int]:
         """Reason -> candidates of the fusing model that the check refused, the most frequent first."""

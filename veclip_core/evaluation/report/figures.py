@@ -126,7 +126,7 @@ def shares_figure(shares: Mapping[str, Sequence[float]], label: str) -> str:
         told.append(f"{name}: mean {x.mean():.2f}")
     axes.set_xlabel(label)
     axes.set_ylabel("percent of texts at or below")
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best")
     return _svg(figure, f"{label}. {'; '.join(told)}")
 
 
