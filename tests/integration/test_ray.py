@@ -64,7 +64,9 @@ def when(true: Callable[[], bool], then: Callable[[], None], within_s: float = 6
 
 
 def test_two_nodes_make_what_one_machine_makes(cluster: Any, log: Path, tmp_path: Path, undisturbed: Path):
+    handler = signal.getsignal(signal.SIGTERM)
     _, report = run_both(str(tmp_path), SquaresConfig(seconds=0.3), executor=RayExecutor(cluster.address))
+    assert signal.getsignal(signal.SIGTERM) == handler, "what ends this process is not Ray's business"
     assert (report.shards, report.shards_made_now) == (6, 6)
     assert [shard for shard, _, _ in sorted(made(log))] == list(map(str, GRID.keys())), "each shard once"
     assert len({node for _, _, node in made(log)}) == 2, "both nodes take part"

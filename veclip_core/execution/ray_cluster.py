@@ -7,9 +7,12 @@ Ray's queue and join in when machines do; when the driver dies, Ray ends its act
 
 import logging
 import os
+import signal
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -102,12 +105,26 @@ def connect(address: str) -> None:
     try:
         if port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-        ray.init(address=address, logging_level=logging.WARNING, namespace="veclip")
+        with _signals_kept():
+            ray.init(address=address, logging_level=logging.WARNING, namespace="veclip")
     except (OSError, RuntimeError, ValueError) as error:
         raise NoCluster(
             f"no Ray cluster answers at {address!r} ({error}). Start one with `ray start --head` (and"
             " `ray start --address=HEAD:6379` on every further machine), or name it: VECLIP_RAY_ADDRESS=HEAD:6379."
         ) from error
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray puts a handler of its own for SIGTERM, which is Dagster's or the training's to handle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _RayWorker:
