@@ -13,7 +13,8 @@ from PIL import Image
 from veclip_core.captioning.describe import pictures_in
 from veclip_core.samples import ShardKey, canonical_url, url_id
 from veclip_core.shards import ShardSet
-from veclip_core.sources.own_pictures import CUT_OFF, Listing, OwnPictures, OwnPicturesError
+from veclip_core.sources.own_pictures import Listing, OwnPictures, OwnPicturesError
+from veclip_core.sources.picture_tars import CUT_OFF
 from veclip_core.stage import ShardJob, output_of
 
 
@@ -172,6 +173,8 @@ def test_our_own_work_inside_the_folder_is_no_input(tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(picture())
     (tmp_path / "data" / "cache" / "b.jpg").write_bytes(picture())
     assert OwnPictures(str(tmp_path)).scan(without=[str(tmp_path / "data")]).shards == (("a.jpg",),)
+    inside = OwnPictures(str(tmp_path / "data" / "cache")).scan(without=[str(tmp_path)])
+    assert inside.shards == (("b.jpg",),), "pictures that lie inside the root are pictures all the same"
 
 
 def test_a_folder_of_pictures_and_tars_is_one_clear_error(tmp_path: Path):

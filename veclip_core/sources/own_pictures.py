@@ -11,7 +11,7 @@ import logging
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,32 +24,22 @@ from veclip_core.download.seal import add_member
 from veclip_core.mendable import Mendable
 from veclip_core.samples import (
     DOWNLOAD_SCHEMA,
-    ID_HEX_CHARS,
     LIST_URLS_SCHEMA,
-    MAX_ALT_TEXT_CHARS,
     Grid,
-    canonical_url,
     clean_alt_text,
     sample_id,
-    url_id,
 )
 from veclip_core.shards import LINK
-from veclip_core.sources.urls import ALT_COLUMNS, UrlList
+from veclip_core.sources.picture_tars import MAX_TEXT_BYTES, SUFFIXES, own_id, read_tar
+from veclip_core.sources.urls import UrlList
 from veclip_core.stage import RowCounts, ShardTask, Work
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 FILE_COLUMNS = ("file", "filename", "file_name", "filepath", "path", "image", "image_path", "name", "key", "url")
 """Names by which a table's column of files is known, upper or lower case, in order of preference."""
 PICTURES_PER_SHARD = 500
 """Of a folder. Smaller shards than a crawl's: a stopped run loses less, and a folder is small."""
-CUT_OFF = "tar_cut_off"
-NO_PLAIN_FILE = "no_plain_file"
-"""Links and sparse files in a tar: what they would hold lies elsewhere."""
-MAX_NAME_CHARS = 1_024
-MAX_TEXT_BYTES = 1 << 20
-"""Of a text or json beside a picture; more is no AltText."""
 
 
 class OwnPicturesError(Mendable, ValueError):
@@ -74,14 +64,16 @@ class OwnPictures:
     """A csv, tsv, jsonl or parquet file with a column of file names and one of AltTexts."""
 
     def scan(self, without: Sequence[str] = ()) -> "Listing":
-        """Look what is there, `without` what lies in these folders: our own work is no input.
+        """Look what is there, `without` those folders where they lie inside it: our own work is no input.
 
         Raises:
             OwnPicturesError: when there is no picture and no tar, or both.
         """
         fs, path = storage.filesystem(self.uri)
         tars = self._tars()
-        own = tuple(f"{storage.filesystem(folder)[1].rstrip('/')}/" for folder in without)
+        inside = f"{path.rstrip('/')}/"
+        folders = (f"{storage.filesystem(folder)[1].rstrip('/')}/" for folder in without)
+        own = tuple(folder for folder in folders if folder.startswith(inside))
         found = fs.find(path, detail=True) if fs.isdir(path) else {}
         files = {name: info for name, info in found.items() if not name.startswith(own)}
         pictures = {name: info for name, info in files.items() if _suffix(name) in SUFFIXES and info["size"]}
@@ -99,13 +91,12 @@ class OwnPictures:
                     f"there is no picture and no tar at {self.uri}: give a folder of {', '.join(SUFFIXES)} files, a folder"
                     " of .tar files, or a pattern of them such as 'shards/{00000..00009}.tar'"
                 )
-            relative = [name[len(path.rstrip("/")) + 1 :] for name in sorted(pictures)]
+            relative = [name[len(inside) :] for name in sorted(pictures)]
             shards = [
                 tuple(relative[at : at + PICTURES_PER_SHARD]) for at in range(0, len(relative), PICTURES_PER_SHARD)
             ]
             texts = {f"{name.rpartition('.')[0]}.txt" for name in pictures} & files.keys()
-            start = len(path.rstrip("/")) + 1
-            facts = [[name[start:], *_version(files[name])] for name in sorted({*pictures, *texts})]
+            facts = [[name[len(inside) :], *_version(files[name])] for name in sorted({*pictures, *texts})]
         table = hashlib.sha256(storage.read_bytes(self.table)).hexdigest() if self.table else ""
         config = OwnConfig(listing=digest_of(facts), table=table)
         return Listing(self, config, tuple(shards), packed=bool(tars))
@@ -188,10 +179,10 @@ def _list(task: ShardTask, listing: Listing, alt_texts: "AltTexts") -> RowCounts
     rows: list[dict[str, Any]] = []
     names = listing.shards[task.key.shard]
     if listing.packed:
-        found = _read_tar(names[0])
+        found = read_tar(names[0])
         for lost, reason in found.lost.items():
             name = f"{names[0]}#{lost}"
-            rows.append(_row(name, _own_id(name), "", error=reason))
+            rows.append(_row(name, own_id(name), "", error=reason))
         for of_url, (key, member) in found.by_id(names[0]).items():
             rows.append(_row(f"{names[0]}#{key}", of_url, alt_texts.of(key) or member.text))
     else:
@@ -201,7 +192,7 @@ def _list(task: ShardTask, listing: Listing, alt_texts: "AltTexts") -> RowCounts
             beside = f"{folder.rstrip('/')}/{name.rpartition('.')[0]}.txt"
             if known is None and fs.exists(beside):
                 known = fs.cat_file(beside, 0, MAX_TEXT_BYTES).decode("utf-8", "replace")
-            rows.append(_row(name, _own_id(name), known or ""))
+            rows.append(_row(name, own_id(name), known or ""))
     rows.sort(key=lambda row: (row["url_id"], row["sample_id"]))
     task.write(pa.Table.from_pylist(rows, LIST_URLS_SCHEMA))
     errors = Counter(row["error"] for row in rows if row["error"])
@@ -252,7 +243,7 @@ def _pack(task: ShardTask, listing: Listing) -> RowCounts:
 
 def _link(task: ShardTask, listing: Listing) -> RowCounts:
     uri = listing.shards[task.key.shard][0]
-    places = _read_tar(uri).by_id(uri)
+    places = read_tar(uri).by_id(uri)
     listed = task.read("list_urls", ["url_id", "url", "status"]).to_pylist()
     rows = []
     for row in listed:
@@ -264,118 +255,6 @@ def _link(task: ShardTask, listing: Listing) -> RowCounts:
     task.out(LINK).write_text(json.dumps({"tar": uri}))
     task.write(pa.Table.from_pylist(rows, DOWNLOAD_SCHEMA))
     return RowCounts(len(rows), len(rows))
-
-
-@dataclass
-class _Member:
-    """What a tar holds of one sample."""
-
-    offset: int = -1
-    size: int = 0
-    text: str = ""
-    url: str = ""
-
-
-@dataclass(frozen=True)
-class _Tar:
-    """The samples of a tar by key, in its order."""
-
-    members: Mapping[str, _Member]
-    lost: Mapping[str, str]
-    """Member's name -> why it is no picture of ours."""
-
-    def by_id(self, uri: str) -> dict[str, tuple[str, _Member]]:
-        """The id of the picture's URL where the json beside it names one that no other has, so that it joins with every other
-        table; else of its place."""
-        pictures = {key: member for key, member in self.members.items() if member.offset >= 0}
-        used = Counter(member.url for member in pictures.values())
-        ids: dict[str, tuple[str, _Member]] = {}
-        for key, member in pictures.items():
-            of_url = _own_id(f"{uri}#{key}")
-            if member.url and used[member.url] == 1:
-                with suppress(ValueError):
-                    of_url = url_id(canonical_url(member.url))
-            ids[of_url] = (key, member)
-        return ids
-
-
-def _read_tar(uri: str) -> _Tar:
-    """One pass, in a stream: tars may be remote and large."""
-    members: dict[str, _Member] = {}
-    lost: dict[str, str] = {}
-    end = 0
-    with storage.open_read(uri) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r|") as tar:
-                for info in tar:
-                    end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                    _take(info, tar, members, lost)
-            # After a header that it can't read tarfile ends without a word.
-            whole = _is_end(uri, end)
-        except (tarfile.ReadError, EOFError, OverflowError) as error:
-            logger.warning("%s: %s", uri, error)
-            whole = False
-    if not whole:
-        logger.warning("%s is cut off or damaged: the pictures before that are taken", uri)
-        lost[""] = CUT_OFF
-        # Of the last picture not all may be there.
-        last = next((key for key in reversed(members) if members[key].offset >= 0), None)
-        if last is not None and not _holds(uri, members[last]):
-            del members[last]
-    return _Tar(members, lost)
-
-
-def _take(info: tarfile.TarInfo, tar: tarfile.TarFile, members: dict[str, _Member], lost: dict[str, str]) -> None:
-    folder, _, base = info.name.rpartition("/")
-    key, _, suffix = base.partition(".")
-    suffix = suffix.lower()
-    if not key or info.isdir():
-        return
-    if suffix in SUFFIXES and (not info.isreg() or info.issparse()):
-        lost[info.name[:MAX_NAME_CHARS]] = NO_PLAIN_FILE
-        return
-    if not info.isfile():
-        return
-    member = members.setdefault(f"{folder}/{key}".lstrip("/")[:MAX_NAME_CHARS], _Member())
-    if suffix in SUFFIXES and member.offset < 0:
-        member.offset, member.size = info.offset_data, info.size
-    elif suffix in ("txt", "json") and info.size <= MAX_TEXT_BYTES and (content := tar.extractfile(info)):
-        text = content.read().decode("utf-8", "replace")
-        if suffix == "txt":
-            member.text = text[:MAX_ALT_TEXT_CHARS]
-        else:
-            values = _object(text)
-            url = values.get("url")
-            member.url = url if isinstance(url, str) else ""
-            member.text = member.text or _first_text(values)[:MAX_ALT_TEXT_CHARS]
-
-
-def _is_end(uri: str, end: int) -> bool:
-    """Whether the block of zeros that ends a tar stands after its last member."""
-    with storage.open_read(uri) as file:
-        file.seek(end)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-
-
-def _holds(uri: str, member: _Member) -> bool:
-    fs, path = storage.filesystem(uri)
-    return bool(fs.info(path)["size"] >= member.offset + member.size)
-
-
-def _object(text: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _first_text(values: Mapping[str, Any]) -> str:
-    return next((values[name] for name in ALT_COLUMNS if isinstance(values.get(name), str)), "")
-
-
-def _own_id(name: str) -> str:
-    return hashlib.sha256(b"own\0" + name.encode("utf-8", "surrogateescape")).hexdigest()[:ID_HEX_CHARS]
 
 
 class AltTexts:
