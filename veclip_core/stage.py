@@ -32,6 +32,7 @@ from veclip_core.leases import POLL_S, Lease, holder
 from veclip_core.mendable import Mendable
 from veclip_core.samples import Grid, ShardKey
 from veclip_core.shards import ShardSet
+from veclip_core.stage_progress import StageProgress
 from veclip_core.stage_report import StageReport
 
 logger = logging.getLogger(__name__)
@@ -221,10 +222,10 @@ def run_stage(
     if not storage.exists(storage.join(output.uri, "config.json")):
         storage.write_json(storage.join(output.uri, "config.json"), _description(operation, inputs))
 
-    progress = _Progress(operation.name, scale, len(ready))
+    progress = StageProgress(operation.name, scale, len(ready))
     done = {key: m for key, m in output.markers(ready).items() if m["identity"] == job.shard_identity(digests[key])}
     for key in sorted(done):
-        progress.finished(key, done[key])
+        progress.finished(done[key])
         on_shard(key, done[key])
     made: set[ShardKey] = set()
     failed: dict[ShardKey, ShardDone] = {}
@@ -241,7 +242,7 @@ def run_stage(
             for key, marker in output.markers(mine).items():
                 if marker["identity"] == job.shard_identity(digests[key]):
                     done[key] = marker
-                    progress.finished(key, marker)
+                    progress.finished(marker)
                     on_shard(key, marker)
             todo = [(key, digests[key]) for key in mine if key not in done]
             for result in _with_retries(executor, job, todo, may_go_on):
@@ -249,11 +250,11 @@ def run_stage(
                 if result.marker is None:
                     failed[result.key] = result
                     _quarantine(output, result)
-                    progress.failed(result)
+                    progress.failed(result.key, result.error)
                     continue
                 done[result.key] = result.marker
                 made.add(result.key)
-                progress.finished(result.key, result.marker)
+                progress.finished(result.marker)
                 on_shard(result.key, result.marker)
         finally:
             for lease in leases.values():
@@ -332,36 +333,6 @@ def _description(operation: Operation, inputs: Mapping[str, ShardSet]) -> dict[s
         "config": operation.config.model_dump(mode="json"),
         "inputs": {name: shards.identity for name, shards in inputs.items()},
     }
-
-
-class _Progress:
-    """A bar over shards on the terminal."""
-
-    def __init__(self, stage: str, scale: str, shards: int) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=shards, desc=f"{stage} {scale}", unit="shard", file=sys.stderr, leave=True)
-        self._rows = self._fallbacks = 0
-        self._seconds = 0.0
-
-    def finished(self, key: ShardKey, marker: Mapping[str, Any]) -> None:
-        self._rows += marker["rows_in"]
-        self._fallbacks += marker["fallbacks"]
-        self._seconds += marker["seconds"]
-        told = f"{self._rows:,} rows"
-        if self._seconds:
-            told += f", {self._rows / self._seconds:,.1f} a worker's second"
-        if self._fallbacks:
-            told += f", {self._fallbacks / self._rows:.0%} fallbacks"
-        self._bar.set_postfix_str(told)
-        self._bar.update()
-
-    def failed(self, result: ShardDone) -> None:
-        self._bar.write(f"{result.key} is set aside: {result.error}", file=sys.stderr)
-        self._bar.update()
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 def _sha256_of(path: Path) -> str:

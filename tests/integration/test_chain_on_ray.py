@@ -57,26 +57,16 @@ def the_driver_dies(stage: str, own: Deployment, urls: dict[str, str]) -> None:
     assert after.items() >= before.items(), "finished shards were done again"
 
 
-def test_a_worker_killed_in_fusing_on_ray(
+@pytest.mark.parametrize("stage", ["fuse", pytest.param("describe", marks=pytest.mark.slow)])
+def test_a_worker_killed_on_ray(
     deployment: Deployment,
     few_urls: dict[str, str],  # noqa: F811
     undisturbed: Deployment,  # noqa: F811
     tmp_path: Path,
+    stage: str,
 ) -> None:
     own = deployment.with_root(tmp_path / "root")
-    a_worker_dies("fuse", own, few_urls, tmp_path / "killed")
-    assert data_files(own.root) == data_files(undisturbed.root)
-
-
-@pytest.mark.slow
-def test_a_worker_killed_in_describing_on_ray(
-    deployment: Deployment,
-    few_urls: dict[str, str],  # noqa: F811
-    undisturbed: Deployment,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    own = deployment.with_root(tmp_path / "root")
-    a_worker_dies("describe", own, few_urls, tmp_path / "killed")
+    a_worker_dies(stage, own, few_urls, tmp_path / "killed")
     assert data_files(own.root) == data_files(undisturbed.root)
 
 
