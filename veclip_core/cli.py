@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from veclip_core.captioning.captioners import CAPTIONERS
+from veclip_core import cli_captions
+from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.mendable import Mendable
-from veclip_core.scales import SCALES, scale_named
+from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_core.shards import NotMadeYet
 from veclip_core.training.arms import ARMS, CONTROL_ASSETS, EXPERIMENT, FIRST_LOOK
@@ -26,9 +27,8 @@ app = typer.Typer(
 sample = typer.Typer(
     help="The sample world: real drawings with real, noisy titles, for a laptop.", no_args_is_help=True
 )
-captions = typer.Typer(help="Look at captions.", no_args_is_help=True)
 app.add_typer(sample, name="sample")
-app.add_typer(captions, name="captions")
+app.add_typer(cli_captions.commands)
 
 STAGES_OF_ASSET = {
     "raw_urls": ("list_urls",),
@@ -39,8 +39,6 @@ STAGES_OF_ASSET = {
 EXPERIMENT_ASSETS = (*CONTROL_ASSETS, "arms", "experiment_report")
 ASSETS = (*STAGES_OF_ASSET, *ARMS, "eval_report", *EXPERIMENT_ASSETS)
 """Every arm can be trained alone, `arms` are all of the experiment."""
-
-ScaleOption = Annotated[str, typer.Option("--scale", "-s", help=f"One of {', '.join(SCALES)}.")]
 
 
 @sample.command("fetch")
@@ -95,7 +93,7 @@ def run(
             f"{asset} has its own seeds, {EXPERIMENT.seeds}: train one arm (`veclip run clip --seed 1`)"
         )
     limits = {name: value for name, value in (("max_hours", max_hours), ("max_cost", max_cost)) if value is not None}
-    chain = Chain(Settings.from_environment().model_copy(update=limits), _scale(scale))
+    chain = Chain(Settings.from_environment().model_copy(update=limits), scale_of(scale))
     if canary and asset != "vecap":
         raise typer.BadParameter("--canary is for vecap")
     if canary:
@@ -171,7 +169,7 @@ def status(scale: ScaleOption = "sample") -> None:
     """What is done, pending and set aside, stage by stage."""
     from veclip_core.shards import read_current
 
-    settings, chosen = Settings.from_environment(), _scale(scale)
+    settings, chosen = Settings.from_environment(), scale_of(scale)
     typer.echo(f"{'stage':<11}{'shards done':>12}{'pending':>9}{'set aside':>11}{'rows ok':>10}  identity")
     for stages in STAGES_OF_ASSET.values():
         for stage in stages:
@@ -203,124 +201,6 @@ def _under_way(root: str, source: str, stage: str) -> str:
     return "; ".join(f"{count:,} shards done under {identity}" for identity, count in done.items()) or "not begun"
 
 
-@captions.command("show")
-def captions_show(
-    scale: ScaleOption = "sample",
-    count: Annotated[int, typer.Option(help="How many samples.")] = 10,
-    status: Annotated[str | None, typer.Option(help="Only of one status: fused, concatenated, vec or alt.")] = None,
-) -> None:
-    """AltText, VeC and VeCap of some samples, with the reason where the VeCap is not the language model's."""
-    from veclip_core.captioning.preview import selected
-    from veclip_core.pipeline.data import Chain
-
-    chain = Chain(Settings.from_environment(), _scale(scale))
-    current = chain.current("select", "vecap")
-    sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
-    shown = 0
-    for key in current.shard_keys():
-        if shown >= count:
-            break
-        if key not in sets["select"].markers([key]):
-            continue
-        for look in selected(sets["select"], sets["download"], key, count - shown, fuse=sets["fuse"], status=status):
-            shown += 1
-            why = f"  ({look.reason})" if look.reason else ""
-            typer.echo(f"{look.sample_id}  {look.status}{why}")
-            typer.echo(f"  AltText  {look.alt_text}\n  VeC      {look.vec}\n  VeCap    {look.vecap}")
-            if look.rejected:
-                typer.echo(f"  refused  {look.rejected}")
-
-
-@app.command()
-def caption(
-    pictures: Annotated[
-        str,
-        typer.Argument(
-            help="A folder of pictures, or WebDataset tars: a folder or pattern, local or remote (s3://...)."
-        ),
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(help="Where tables, page and work go; by default `captions` beside a local folder's pictures."),
-    ] = None,
-    table: Annotated[
-        str,
-        typer.Option(
-            "--table", "--csv", help="A csv, tsv, jsonl or parquet with a column of files and one of AltTexts."
-        ),
-    ] = "",
-    captioner: Annotated[str, typer.Option(help=f"One of {', '.join(CAPTIONERS)}.")] = "",
-) -> None:
-    """Caption your own pictures: a parquet table and a page to look at. Run again, it goes on where it stopped.
-
-    The AltText of cat.jpg is the table's, or what cat.txt says; of a tar's sample its txt or json. Without one the description
-    stands.
-    """
-    from veclip_core.pipeline.own import caption as caption_own
-
-    settings = Settings.from_environment()
-    if captioner:
-        settings = settings.model_copy(update={"captioner": captioner})
-    if out is None:
-        if not Path(pictures).is_dir():
-            raise typer.BadParameter("say with --out where the captions go")
-        out = str(Path(pictures).resolve() / "captions")
-    report = caption_own(settings, pictures, table, out if "://" in out else str(Path(out).resolve()))
-    typer.echo(f"{report.captioned:,} of {report.rows:,} rows captioned; errors: {report.errors or 'none'}")
-    if report.stand_in:
-        typer.echo(
-            "The describer was the sample's stand-in, a tagger of emoji drawings that is wrong more often than not: "
-            "choose another with --captioner, or VECLIP_DESCRIBER."
-        )
-    typer.echo(f"{report.table}\n{report.page}")
-    typer.echo(f"To look at some here: VECLIP_ROOT={out} veclip captions show --scale own")
-
-
-@app.command()
-def estimate(
-    scale: ScaleOption = "sample",
-    device_hour_price: Annotated[
-        float | None, typer.Option(min=0, help="What one GPU costs an hour; by default VECLIP_DEVICE_HOUR_PRICE.")
-    ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="GPUs working side by side.")] = 1,
-    rates_of: Annotated[
-        str,
-        typer.Option(
-            help="A scale whose captions are (partly) made with the same models, to take the rates from; by default this one."
-        ),
-    ] = "",
-    success: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of URLs that give a picture, while none is downloaded.")
-    ] = 0.7,
-) -> None:
-    """Hours and money for a scale's captions, at rates measured here: of captions made before, a canary or `veclip benchmark`."""
-    from veclip_core.pipeline.canary import costs_table
-    from veclip_core.pipeline.rates import estimate_scale
-
-    settings = Settings.from_environment()
-    if device_hour_price is not None:
-        settings = settings.model_copy(update={"device_hour_price": device_hour_price})
-    projected = estimate_scale(settings, _scale(scale), _scale(rates_of or scale), devices, success)
-    rows = costs_table(projected)
-    widths = [max(len(name), *(len(str(row[name])) for row in rows)) for name in rows[0]]
-    for row in (dict.fromkeys(rows[0]), *rows):
-        cells = [str(value if value is not None else name) for name, value in row.items()]
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)))
-    typer.echo(f"Rates: {projected.measured_on}.")
-
-
-@app.command()
-def benchmark(
-    pictures: Annotated[int, typer.Option(min=8, help="Pictures to describe.")] = 256,
-    pairs: Annotated[int, typer.Option(min=8, help="Pairs of AltText and VeC to fuse.")] = 256,
-    scale: ScaleOption = "sample",
-) -> None:
-    """Measure a scale's captioner on this machine, on made-up pictures and pairs, and add it to the table that `estimate` reads."""
-    from veclip_core.pipeline.rates import measure_rates
-
-    typer.echo(measure_rates(Settings.from_environment(), _scale(scale), pictures, pairs))
-
-
 @app.command()
 def results(
     scale: ScaleOption = "sample",
@@ -329,7 +209,7 @@ def results(
     """The comparison table of the latest report, and where the report is."""
     from veclip_core import storage
 
-    settings, chosen = Settings.from_environment(), _scale(scale)
+    settings, chosen = Settings.from_environment(), scale_of(scale)
     name = _report_name(chosen.name, experiment)
     try:
         found = storage.read_json(storage.join(settings.root, "reports", f"{name}.json"))
@@ -365,13 +245,6 @@ def comparison(found: Mapping[str, Any]) -> str:
     if found.get("partial"):
         lines.append("\nA trial: on part of the data, or with fewer steps than the recipe.")
     return "\n".join(lines)
-
-
-def _scale(name: str) -> Any:
-    try:
-        return scale_named(name)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 def _tell(numbers: dict[str, float]) -> None:
