@@ -1,6 +1,7 @@
 """A real Ray cluster of two or more nodes on this machine, in processes of its own, so that tests may kill parts of it."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ def cluster_of(nodes: int, cpus: int = 2, **environment: str) -> Iterator[Any]:
     own = {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0", **environment}
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
+    # A node started in this process handles its SIGTERM, and goes on doing so when the node is gone.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": MEMORY}
     cluster: Any = None
     try:
@@ -34,6 +37,7 @@ def cluster_of(nodes: int, cpus: int = 2, **environment: str) -> Iterator[Any]:
         ray.shutdown()
         if cluster is not None:
             cluster.shutdown()
+        signal.signal(signal.SIGTERM, on_sigterm)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
