@@ -1,7 +1,7 @@
 """What the captioning pipeline costs beside the engine alone, and how it behaves over many shards.
 
     python benchmarks/captioning.py fuse         the stage `fuse`, parquet to parquet, against vLLM alone at the best of a sweep
-    python benchmarks/captioning.py describe     the stage `describe`, tar to parquet, against vLLM alone on decoded pictures
+    python benchmarks/captioning.py describe     the stage `describe`, tar to parquet, against the same on decoded pictures
     python benchmarks/captioning.py transformers vLLM's stage against transformers' generate at its best batch size
     python benchmarks/captioning.py memory       resident memory after 5 and after 50 shards
     python benchmarks/captioning.py markers      seconds a shard, and to resume, as finished shards grow to 10,000
@@ -161,10 +161,8 @@ def arm_bare_describe(options: Mapping[str, Any]) -> dict[str, float]:
     from vllm import LLM, SamplingParams
 
     config = llava_config(options)
-    llm = LLM(
-        model=options["llava"],
-        **(_bare_options() | {"max_model_len": 512, "limit_mm_per_prompt": {"image": 1}, "mm_processor_cache_gb": 0}),
-    )
+    pictures = {"max_model_len": 512, "limit_mm_per_prompt": {"image": 1}, "mm_processor_cache_gb": 0}
+    llm = LLM(model=options["llava"], **(_bare_options() | pictures | options["vllm"]))
     images = [decoded for decoded in decoded_pictures(options["rows"])]
     params = SamplingParams(temperature=0, max_tokens=config.sampling.max_tokens, stop=list(config.sampling.stop))
     prompt = f"user: <image>\n{config.prompt.text}\nassistant: "
@@ -379,23 +377,26 @@ def paired(first: tuple[str, dict[str, Any]], second: tuple[str, dict[str, Any]]
     return ratios
 
 
-def compare_fuse(options: argparse.Namespace) -> dict[str, Any]:
+def swept(arm: str, common: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """vLLM alone with each of the sweep's options: its rates, and the options of the best."""
     sweep = []
     for given in SWEEP:
+        named = given or "the common options"
         try:
-            seconds = measured("bare_fuse", rows=options.rows, vllm=given, threads=options.threads)["seconds"]
+            rate = round(common["rows"] / measured(arm, **common, vllm=given)["seconds"], 2)
         except subprocess.CalledProcessError:
-            print(f"  vLLM alone with {given or 'the common options'}: does not run here")
-            sweep.append({"options": given, "rows_per_s": 0.0})
-            continue
-        sweep.append({"options": given, "rows_per_s": round(options.rows / seconds, 2)})
-        print(f"  vLLM alone with {given or 'the common options'}: {sweep[-1]['rows_per_s']} rows/s")
-    best = max(sweep, key=lambda one: one["rows_per_s"])["options"]
-    ratios = paired(
-        ("stage_fuse", {"rows": options.rows, "threads": options.threads}),
-        ("bare_fuse", {"rows": options.rows, "vllm": best, "threads": options.threads}),
-        options.pairs,
-    )
+            print(f"  vLLM alone with {named}: does not run here")
+            rate = 0.0
+        else:
+            print(f"  vLLM alone with {named}: {rate} rows/s")
+        sweep.append({"options": given, "rows_per_s": rate})
+    return sweep, max(sweep, key=lambda one: one["rows_per_s"])["options"]
+
+
+def compare_fuse(options: argparse.Namespace) -> dict[str, Any]:
+    common = {"rows": options.rows, "threads": options.threads}
+    sweep, best = swept("bare_fuse", common)
+    ratios = paired(("stage_fuse", common), ("bare_fuse", {**common, "vllm": best}), options.pairs)
     return {"sweep": sweep, "best": best, "ratios": ratios, "fuse_against_vllm": statistics.median(ratios)}
 
 
@@ -405,8 +406,9 @@ def compare_describe(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         llava = str(save_tiny_llava(Path(folder) / "llava", cache() / "weights"))
         common = {"rows": options.rows, "llava": llava, "threads": options.threads}
-        ratios = paired(("stage_describe", common), ("bare_describe", common), options.pairs)
-    return {"ratios": ratios, "describe_against_vllm": statistics.median(ratios)}
+        sweep, best = swept("bare_describe", common)
+        ratios = paired(("stage_describe", common), ("bare_describe", {**common, "vllm": best}), options.pairs)
+    return {"sweep": sweep, "best": best, "ratios": ratios, "describe_against_vllm": statistics.median(ratios)}
 
 
 def compare_transformers(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.training import manifest_table, recipe_of
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
-from veclip_core.training.arms import ARMS
+from veclip_core.training.arms import ARMS, arm_named
 from veclip_core.training.export import load_for_evaluation
 from veclip_core.training.loop import train
 from veclip_core.training.report import Runtime
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("repeat.json"), help="where the numbers go")
     chosen = parser.parse_args()
     chain = Chain(Settings.from_environment(), SCALES["sample"])
-    manifest, _ = manifest_table(chain, chosen.arm)
+    manifest, _ = manifest_table(chain, chosen.arm, arm_named(chosen.arm).weights)
     cache = chain.settings.cache_folder
     openmoji = read_openmoji(cache / "world" / "openmoji")
     found = []

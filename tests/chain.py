@@ -2,7 +2,9 @@
 
 import sys
 
+from veclip_core.pipeline.captions import make_captions
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.manifests import make_manifest
 from veclip_core.scales import Scale, Source
 from veclip_core.settings import Settings
 
@@ -19,8 +21,8 @@ def run(settings: Settings) -> None:
     chain = Chain(settings, TINY)
     chain.raw_urls()
     chain.shards()
-    chain.vecap()
-    chain.manifest()
+    make_captions(chain)
+    make_manifest(chain)
 
 
 if __name__ == "__main__":

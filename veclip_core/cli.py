@@ -108,19 +108,33 @@ def run(
         _tell(chain.shards(parts).metrics())
     elif asset == "vecap":
         from veclip_core.pipeline import quality
+        from veclip_core.pipeline.budget import Limit
+        from veclip_core.pipeline.captions import make_captions, make_styles
 
-        for report in chain.vecap(parts):
+        limit = Limit.of(chain.settings)
+        for report in make_captions(chain, parts, limit):
             _tell(report.metrics())
-        typer.echo(quality.write_page(chain, quality.of_current(chain)))
+        for style, reports in make_styles(chain, parts, limit).items():
+            typer.echo(f"style {style}:")
+            for report in reports:
+                _tell(report.metrics())
+        for page, _ in quality.write_pages(chain).values():
+            typer.echo(page)
     elif asset == "manifest":
-        report, uri = chain.manifest(parts)
+        from veclip_core.pipeline.manifests import make_manifest
+
+        report, uri = make_manifest(chain, parts)
         _tell(report.metrics())
         typer.echo(uri)
     elif asset == "vecap_control":
-        for report in chain.vecap_control():
+        from veclip_core.pipeline.captions import make_control
+
+        for report in make_control(chain):
             _tell(report.metrics())
     elif asset == "manifest_control":
-        report, uri = chain.manifest_control()
+        from veclip_core.pipeline.manifests import make_control_manifest
+
+        report, uri = make_control_manifest(chain)
         _tell(report.metrics())
         typer.echo(uri)
     elif asset in ARMS:
@@ -170,24 +184,26 @@ def status(scale: ScaleOption = "sample") -> None:
     from veclip_core.shards import read_current
 
     settings, chosen = Settings.from_environment(), scale_of(scale)
-    typer.echo(f"{'stage':<11}{'shards done':>12}{'pending':>9}{'set aside':>11}{'rows ok':>10}  identity")
-    for stages in STAGES_OF_ASSET.values():
-        for stage in stages:
-            current = read_current(settings.root, chosen.source.name, stage, chosen.name)
-            if current is None:
-                typer.echo(f"{stage:<11}{_under_way(settings.root, chosen.source.name, stage)}")
-                continue
-            shards = current.shard_set(settings.root, chosen.source.name)
-            keys = current.shard_keys()
-            done = len(shards.markers(keys))
-            aside = shards.quarantined(keys)
-            partial = "  partial" if current.partial else ""
-            typer.echo(
-                f"{stage:<11}{done:>12,}{len(keys) - done - len(aside):>9,}{len(aside):>11,}{current.rows_ok:>10,}"
-                f"  {current.identity}{partial}"
-            )
-            for key, why in sorted(aside.items()):
-                typer.echo(f"    {key}: {why['error']}")
+    typer.echo(f"{'stage':<13}{'shards done':>12}{'pending':>9}{'set aside':>11}{'rows ok':>10}  identity")
+    made = [(stage, stage, chosen.name) for stages in STAGES_OF_ASSET.values() for stage in stages]
+    for style in settings.styles:
+        made += [(f"{stage} {style}", stage, f"{chosen.name}-{style}") for stage in ("fuse", "select")]
+    for name, stage, label in made:
+        current = read_current(settings.root, chosen.source.name, stage, label)
+        if current is None:
+            typer.echo(f"{name:<13}{_under_way(settings.root, chosen.source.name, stage)}")
+            continue
+        shards = current.shard_set(settings.root, chosen.source.name)
+        keys = current.shard_keys()
+        done = len(shards.markers(keys))
+        aside = shards.quarantined(keys)
+        partial = "  partial" if current.partial else ""
+        typer.echo(
+            f"{name:<13}{done:>12,}{len(keys) - done - len(aside):>9,}{len(aside):>11,}{current.rows_ok:>10,}"
+            f"  {current.identity}{partial}"
+        )
+        for key, why in sorted(aside.items()):
+            typer.echo(f"    {key}: {why['error']}")
 
 
 def _under_way(root: str, source: str, stage: str) -> str:

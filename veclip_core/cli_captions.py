@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from veclip_core.captioning.captioners import CAPTIONERS
+from veclip_core.captioning.styles import styles
 from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.settings import Settings
 
@@ -19,13 +20,15 @@ def captions_show(
     scale: ScaleOption = "sample",
     count: Annotated[int, typer.Option(help="How many samples.")] = 10,
     status: Annotated[str | None, typer.Option(help="Only of one status: fused, concatenated, vec or alt.")] = None,
+    style: Annotated[str, typer.Option(help=f"Further captions made with VECLIP_STYLES: {', '.join(styles())}.")] = "",
 ) -> None:
     """AltText, VeC and VeCap of some samples, with the reason where the VeCap is not the language model's."""
     from veclip_core.captioning.preview import selected
+    from veclip_core.pipeline.captions import captions_of
     from veclip_core.pipeline.data import Chain
 
     chain = Chain(Settings.from_environment(), scale_of(scale))
-    current = chain.current("select", "vecap")
+    current = captions_of(chain, style)
     sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
     shown = 0
     for key in current.shard_keys():
@@ -61,6 +64,12 @@ def caption(
         ),
     ] = "",
     captioner: Annotated[str, typer.Option(help=f"One of {', '.join(CAPTIONERS)}.")] = "",
+    style: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"A further caption of every sample, a column of its own: {', '.join(styles())}. May be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Caption your own pictures: a parquet table and a page to look at. Run again, it goes on where it stopped.
 
@@ -72,6 +81,8 @@ def caption(
     settings = Settings.from_environment()
     if captioner:
         settings = settings.model_copy(update={"captioner": captioner})
+    if style:
+        settings = settings.model_copy(update={"styles": tuple(name for one in style for name in one.split(","))})
     if out is None:
         if not Path(pictures).is_dir():
             raise typer.BadParameter("say with --out where the captions go")

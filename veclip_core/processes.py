@@ -98,12 +98,22 @@ def quiet_logging() -> None:
 def _start_worker(environment: Mapping[str, str], start: Callable[..., None], *arguments: Any) -> None:
     os.environ.update(environment)
     quiet_logging()
-    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    end_with_parent()
     start(*arguments)
 
 
-def _end_with_parent() -> None:
+@cache
+def end_with_parent() -> None:
+    """Let this process end when the one that spawned it does, however that ends.
+
+    Also a plugin of vLLM (pyproject.toml), which loads it in the engine's own process: left alone, that one outlives a killed
+    worker and holds the GPU's memory.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()
-        os._exit(1)
+        threading.Thread(target=_exit_after, args=(parent,), name="end with parent", daemon=True).start()
+
+
+def _exit_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -46,6 +46,8 @@ class Settings(BaseModel):
     """vLLM's name of a quantisation for both models, such as `fp8`."""
     candidates: int = Field(default=1, ge=1)
     """Fused captions per sample, drawn with a temperature where there are several; the best that passes the check is taken."""
+    styles: tuple[str, ...] = ()
+    """Further captions of every sample, each a column of the manifest: `short`, `dense`."""
     engine: Literal["auto", "vllm", "transformers", "openai"] = "auto"
     """What runs language models: vLLM where it imports, else transformers; `openai` asks servers instead."""
     describer_url: str = ""
@@ -99,7 +101,7 @@ class Settings(BaseModel):
     dagster_ui: str = "http://127.0.0.1:3000"
     """Where people open Dagster's pages, for links."""
 
-    @field_validator("allow_hosts", "gpus", mode="before")
+    @field_validator("allow_hosts", "gpus", "styles", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -1,6 +1,6 @@
 """`raw_urls_S`, `shards_S`, `vecap_S` and `manifest_S` of one scale."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,10 +8,14 @@ import dagster as dg
 from pydantic import Field
 
 from veclip_core.captioning.preview import described, markdown_table, selected
+from veclip_core.config import digest_of
 from veclip_core.evaluation.report.caption_page import CaptionQuality
 from veclip_core.pipeline import engines, quality
+from veclip_core.pipeline.budget import Limit
+from veclip_core.pipeline.captions import make_captions, make_styles
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.lineage import tracked_stages
+from veclip_core.pipeline.manifests import make_manifest
 from veclip_core.samples import ShardKey
 from veclip_core.scales import Scale
 from veclip_core.shards import ShardSet
@@ -117,28 +121,41 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
                     live.on_shard(stage, output, key, marker)
                     look(stage, output, key)
 
-                reports = replace(chain, on_shard=on_shard).vecap(config.parts)
+                limit = Limit.of(chain.settings)
+                reports = make_captions(replace(chain, on_shard=on_shard), config.parts, limit)
                 live.log(reports, f"vecap_{s}", "vecap")
+                # Without the grid of parts: its cells tell of the scale's own captions.
+                beside = replace(chain_of(context, veclip, scale, f"vecap_{s}"), on_shard=live.on_shard)
+                styled = make_styles(beside, config.parts, limit)
+                for style, made in styled.items():
+                    live.log(made, f"vecap_{s}_{style}", "vecap", prefix=f"{style}/")
             run_id = live.run_id
             current = chain.current("select", "vecap")
             sets = {name: current.input(chain.root, chain.source, name) for name in ("download", "fuse", "select")}
             # Not from the first shard if that one was set aside.
             key = min(sets["select"].markers(current.shard_keys()))
-            found = quality.of_current(chain)
-            page = quality.write_page(chain, found)
+            pages = quality.write_pages(chain)
             looks = selected(sets["select"], sets["download"], key, PREVIEW_ROWS, fuse=sets["fuse"])
-        select = reports[-1]
-        fused = (select.rows_ok - select.fallbacks) / select.rows_in if select.rows_in else 0.0
+        select, fused = reports[-1], fused_share(reports)
         extra = {
             "captions": dg.MetadataValue.md(markdown_table(looks)),
             "written_by_the_llm": metadata.number(fused),
             "stand_in": dg.MetadataValue.text(_stand_in(chain)),
-            "quality_page": dg.MetadataValue.path(page),
-            **quality_plots(found),
+            **{
+                f"quality_page{'_' * bool(style)}{style}": dg.MetadataValue.path(page)
+                for style, (page, _) in pages.items()
+            },
+            **{f"written_by_the_llm_{style}": metadata.number(fused_share(made)) for style, made in styled.items()},
+            **quality_plots(pages[""][1]),
             **mlflow_links(chain.settings, {f"vecap_{s}": run_id} if run_id else {}),
         }
         numbers = extra | {name: value for report in reports for name, value in metadata.of_stage(report).items()}
-        return result_of_stage(select, numbers, checks.of_stage(*reports, llm_share=fused))
+        every = [*(report for made in styled.values() for report in made), *reports]
+        least = min([fused, *(fused_share(made) for made in styled.values())])
+        # Of styles too: other captions of one are other data.
+        digests = [made[-1].digest for made in styled.values()]
+        digest = digest_of([select.digest, *digests]) if digests else select.digest
+        return result_of_stage(select, numbers, checks.of_stage(*every, llm_share=least), digest)
 
     @dg.asset(
         name=f"manifest_{s}",
@@ -155,7 +172,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
     ) -> dg.MaterializeResult:
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"manifest_{s}", grid_of_parts="mix")
-            report, uri = chain.manifest(config.parts)
+            report, uri = make_manifest(chain, config.parts)
         numbers = {**metadata.of_stage(report), "manifest": dg.MetadataValue.text(uri)}
         return result_of_stage(report, numbers, checks.of_stage(report, unique=True))
 
@@ -211,6 +228,12 @@ def quality_plots(found: CaptionQuality) -> dict[str, dg.MetadataValue]:
     return plots | {"lengths": metadata.curve(lengths, "words of a text", "texts", x="words")}
 
 
+def fused_share(reports: Sequence[StageReport]) -> float:
+    """Share of the samples whose VeCap is the model's own, from the reports of captioning stages."""
+    select = reports[-1]
+    return (select.rows_ok - select.fallbacks) / select.rows_in if select.rows_in else 0.0
+
+
 def _vecap_description(scale: Scale) -> str:
     text = "Captions: each picture described (VeC), fused with its AltText by a language model, checked and selected (VeCap)."
     if scale.describer_is_stand_in:
@@ -224,11 +247,15 @@ def _stand_in(chain: Chain) -> str:
 
 
 def result_of_stage(
-    report: StageReport, numbers: Mapping[str, dg.MetadataValue], results: list[dg.AssetCheckResult]
+    report: StageReport,
+    numbers: Mapping[str, dg.MetadataValue],
+    results: list[dg.AssetCheckResult],
+    digest: str = "",
 ) -> dg.MaterializeResult:
+    """`digest` is the data version where the report's own is not all of it."""
     return dg.MaterializeResult(
         metadata=numbers,
         check_results=results,
-        data_version=dg.DataVersion(report.digest),
+        data_version=dg.DataVersion(digest or report.digest),
         tags={"veclip/partial": str(report.partial).lower()},
     )

@@ -7,15 +7,17 @@ import dagster as dg
 from pydantic import Field
 
 from veclip_core.config import digest_of
+from veclip_core.pipeline.captions import make_control
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import make_report
 from veclip_core.pipeline.lineage import tracked_stages
+from veclip_core.pipeline.manifests import make_control_manifest
 from veclip_core.pipeline.side_by_side import Training, train_side_by_side
 from veclip_core.pipeline.training import Trained
 from veclip_core.scales import Scale
 from veclip_core.training.arms import ARMS, EXPERIMENT
 from veclip_dagster import checks, metadata
-from veclip_dagster.data_assets import chain_of, result_of_stage
+from veclip_dagster.data_assets import chain_of, fused_share, result_of_stage
 from veclip_dagster.failures import clear_failures
 from veclip_dagster.links import mlflow_links, tags_of
 from veclip_dagster.model_assets import OBSERVE_EVERY_STEPS, result_of_report
@@ -68,11 +70,10 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"vecap_control_{s}")
             with tracked_stages(chain, "vecap_control", tags_of(context, chain.settings)) as live:
-                reports = replace(chain, on_shard=live.on_shard).vecap_control()
+                reports = make_control(replace(chain, on_shard=live.on_shard))
                 live.log(reports, f"vecap_control_{s}", "vecap_control")
             run_id = live.run_id
-        select = reports[-1]
-        fused = (select.rows_ok - select.fallbacks) / select.rows_in if select.rows_in else 0.0
+        select, fused = reports[-1], fused_share(reports)
         numbers = {
             "written_by_the_llm": metadata.number(fused),
             **mlflow_links(chain.settings, {f"vecap_control_{s}": run_id} if run_id else {}),
@@ -93,7 +94,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
     def manifest_control(context: dg.AssetExecutionContext, veclip: VeclipResource) -> dg.MaterializeResult:
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"manifest_control_{s}")
-            report, uri = chain.manifest_control()
+            report, uri = make_control_manifest(chain)
         numbers = {**metadata.of_stage(report), "manifest": dg.MetadataValue.text(uri)}
         return result_of_stage(report, numbers, checks.of_stage(report, unique=True))
 

@@ -148,10 +148,20 @@ def test_own_pictures_are_an_asset_too(deployment: Deployment, own_folder: Path,
         VECLIP_PICTURES=str(own_folder),
         VECLIP_ALT_TEXTS=str(own_folder / "alts.csv"),
         VECLIP_ENGINE="transformers",
+        VECLIP_STYLES="short",
     )
-    done = own.run("dagster", "asset", "materialize", "--select", "raw_urls_own,shards_own,vecap_own")
+    done = own.run("dagster", "asset", "materialize", "--select", "raw_urls_own,shards_own,vecap_own,manifest_own")
     assert done.returncode == 0, done.stdout[-4000:]
-    assert (tmp_path / "reports" / "own-captions.html").exists()
+    for page in ("own-captions.html", "own-captions-short.html"):
+        assert (tmp_path / "reports" / page).exists()
+    (manifest,) = tmp_path.glob("own/mix/*/own.manifest.json")
+    assert json.loads(manifest.read_text())["columns"] == ["alt", "vec", "vecap", "vecap_short"]
+    rows = [row for table in manifest.parent.glob("*/*.parquet") for row in pq.read_table(table).to_pylist()]
+    assert len(rows) == 4
+    assert all(row["vecap_short"] for row in rows)
+    assert any(row["vecap_short"] != row["vecap"] for row in rows)
+    shown = own.run("veclip", "captions", "show", "--scale", "own", "--style", "short")
+    assert shown.stdout.count("VeCap    ") == 4, shown.stdout
 
 
 def test_a_canary_counts_and_says_what_the_whole_will_take(

@@ -112,6 +112,7 @@ def test_a_trial_on_one_part_leaves_the_whole_current(undisturbed: Deployment, f
     """Whoever tries `--parts 1` on a finished scale does not shrink what training reads."""
     from tests.chain import TINY
     from veclip_core.pipeline.data import Chain
+    from veclip_core.pipeline.manifests import make_manifest
     from veclip_core.settings import Settings
 
     chain = Chain(
@@ -119,7 +120,7 @@ def test_a_trial_on_one_part_leaves_the_whole_current(undisturbed: Deployment, f
     )
     before = {stage: read_current(str(undisturbed.root), "tiny", stage, "tiny") for stage in STAGES}
     whole = json.loads((undisturbed.root / "tiny" / "mix" / before["mix"].identity / "tiny.manifest.json").read_text())  # type: ignore[union-attr]
-    report, uri = chain.manifest(parts=1)
+    report, uri = make_manifest(chain, parts=1)
     assert report.partial
     assert report.shards == 1
     assert {stage: read_current(str(undisturbed.root), "tiny", stage, "tiny") for stage in STAGES} == before
@@ -179,11 +180,11 @@ def test_a_killed_redo_leaves_the_first_result_and_its_marker(
     }
     assert output_of(stricter, root, "tiny", inputs).identity != current.identity
     code = (
-        "import sys; from tests.chain import TINY; from veclip_core.pipeline import data, engines;"
+        "import sys; from tests.chain import TINY; from veclip_core.pipeline import captions, data, engines;"
         "from veclip_core.captioning.select import *; from veclip_core.captioning.quality import QualityThresholds;"
         "from veclip_core.settings import Settings;"
         "engines.select_operation = lambda *_: SelectOperation(SelectConfig(thresholds=QualityThresholds(min_words=9)));"
-        "data.Chain(Settings.from_environment(), TINY).vecap()"
+        "captions.make_captions(data.Chain(Settings.from_environment(), TINY))"
     )
     paths = os.pathsep.join([str(PROJECT / "tests" / "killing"), str(PROJECT)])
     kill = f"select:{SECOND_SHARD}:before_marker"

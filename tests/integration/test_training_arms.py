@@ -153,7 +153,7 @@ def test_sigterm_saves_a_checkpoint(chain: Chain) -> None:
 
 
 def test_what_fails_is_named_and_the_rest_is_kept(chain: Chain) -> None:
-    recipe, manifest = recipe_of(chain, "vec_only", 0, OVERRIDES), manifest_table(chain, "vec_only")[0]
+    recipe, manifest = recipe_of(chain, "vec_only", 0, OVERRIDES), manifest_table(chain, "vec_only", {"vec": 1.0})[0]
     folder = Path(chain.root) / chain.source / "train" / training_identity(recipe, manifest)[:16]
     train(recipe_of(chain, "clip", 7, OVERRIDES), manifest, folder)
     with pytest.raises(TrainingsFailed, match=r"1 of 2 trainings failed \(vec_only seed 0: .*holds another training"):

@@ -1,6 +1,7 @@
 """Hours and money: limits that stop between shards, and what a whole scale will take."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def quality_of(fused: int, described: int, refused: int) -> CaptionQuality:
         scale="t", captioner="c", stand_in=False, statistics=statistics_of([]),
         totals={
             "download": totals(100, 100), "describe": totals(100, described, 10.0), 
-            "check": totals(100, 100, alt_refused_takeover=refused),
+            "check": replace(totals(100, 100, alt_refused_takeover=refused), fallbacks=refused),
             "fuse": totals(100, 100, 5.0), "select": totals(100, 100, status_fused=fused, status_vec=100 - fused),
         },
     )  # fmt: skip

@@ -9,12 +9,14 @@ import pytest
 
 from tests.conftest import PROJECT
 from veclip_core.captioning.captioners import CAPTIONERS, captioner_named
+from veclip_core.captioning.describe import DescribeConfig
 from veclip_core.captioning.engines.base import EngineConfig
 from veclip_core.captioning.engines.weights import pinned
 from veclip_core.captioning.prompts import VICUNA_TEMPLATE
 from veclip_core.captioning.rewrite import ONE_PASS, RewriteConfig, UndescribedConfig
+from veclip_core.captioning.styles import style_named
 from veclip_core.pipeline import engines, executors
-from veclip_core.pipeline.rates import NoRates, estimate_scale
+from veclip_core.pipeline.rates import NoRates, estimate_scale, rates_of
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings, SettingsError
 
@@ -96,3 +98,34 @@ def test_workers_get_gpus_of_their_own():
 def test_an_estimate_without_rates_says_what_measures_them(tmp_path: Path):
     with pytest.raises(NoRates, match="veclip run vecap --canary"):
         estimate_scale(Settings(root=str(tmp_path)), SCALES["3m"], SCALES["3m"], 1, 0.7)
+
+
+def test_an_estimate_takes_the_rates_of_the_same_work_and_no_row_twice(tmp_path: Path):
+    """A root where a style, the control and another prompt were made too: their markers are no pictures of the scale."""
+    scale, short = SCALES["sample"], style_named("short")
+    settings = Settings(root=str(tmp_path), styles=("short",))
+    captioner = engines.captioner_of(scale, settings)
+    describing = DescribeConfig(describer=engines.describing_config(captioner))
+    own, styled = engines.fusing_config(captioner), engines.fusing_config(captioner, short)
+    other = own.model_copy(update={"sampling": own.sampling.model_copy(update={"max_tokens": 7})})
+    pinned_later = own.model_copy(update={"engine": own.engine.model_copy(update={"revision": "a" * 40})})
+    # stage, identity, configuration, inputs, rows, seconds
+    for stage, identity, config, inputs, rows, seconds in (
+        ("describe", "d", describing, {}, 1_000, 100.0),
+        ("fuse", "f", pinned_later, {"describe": "d"}, 1_200, 60.0),
+        ("fuse", "short", styled, {"describe": "d"}, 1_200, 30.0),
+        ("fuse", "control", own, {"describe": "shuffled"}, 900, 90.0),
+        ("fuse", "other", other, {"describe": "d"}, 9_999, 1.0),
+    ):
+        folder = tmp_path / scale.source.name / stage / identity
+        (folder / "part-00000").mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"config": config.model_dump(mode="json"), "inputs": inputs}))
+        marker = {"rows_in": rows, "rows_ok": rows, "fallbacks": 0, "errors": {}, "extra": {}, "bytes": 0}
+        (folder / "part-00000" / "00000.success.json").write_text(json.dumps({**marker, "seconds": seconds}))
+    rates, samples, _ = rates_of(scale, settings, scale)
+    assert rates == {"describe": 10.0, "fuse": 20.0, "fuse short": 40.0}
+    assert samples == 1.2
+    dense = settings.model_copy(update={"styles": ("dense",)})
+    assert rates_of(scale, dense, scale)[0]["fuse dense"] == 20.0, "not made yet: at the rate of the scale's own"
+    with pytest.raises(NoRates):
+        rates_of(scale, settings.model_copy(update={"ethics": "judge"}), scale)

@@ -8,6 +8,7 @@ import pytest
 from veclip_core import storage
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import require_comparable, require_current
+from veclip_core.pipeline.manifests import make_control_manifest
 from veclip_core.pipeline.training import Trained
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
@@ -53,6 +54,8 @@ def test_the_control_is_of_the_same_captions(tmp_path: Path) -> None:
         require_current(chain, [training("clip"), training("control")])
     make_current(chain, "sample-control", "m", {"fuse": "f", "control": "c", "mix": "j"})
     require_current(chain, [training("clip"), training("control")])
+    make_current(chain, "sample", "m", {"fuse": "f", "vecap_short": "s", "mix": "i"})
+    require_current(chain, [training("clip"), training("control")])  # a style beside it changes nothing
     for fuse, rows in (("older", 9), ("f", 8)):
         make_current(chain, "sample-control", "m", {"fuse": fuse, "control": "c", "mix": "j"}, rows)
         with pytest.raises(NotMadeYet, match=r"--select manifest_sample,vecap_control_sample,manifest_control_sample"):
@@ -88,7 +91,7 @@ def test_a_control_is_not_joined_with_captions_it_was_not_made_for(
         current = Current(of_stage, of_label, "i", "digest", 1, 1, 1, False, made_from, rows_ok=9)
         promote(chain.root, chain.source, current, shards_made=1)
     with pytest.raises(NotMadeYet, match=named):
-        chain.manifest_control()
+        make_control_manifest(chain)
 
 
 def test_what_trains_an_arm_is_named() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.shard_tables import made, put, task
 from veclip_core.captioning.shuffle import NO_OTHER, ShuffleConfig, shuffle_shard
 from veclip_core.mixing.choose import CONTROL
-from veclip_core.mixing.manifest import CAPTION_COLUMNS, MixConfig, MixOperation
+from veclip_core.mixing.manifest import CONTROL_MIX, MixConfig, MixOperation
 from veclip_core.samples import DESCRIBE_SCHEMA, DOWNLOAD_SCHEMA, MIX_SCHEMA, SELECT_SCHEMA
 
 
@@ -82,11 +82,11 @@ def test_the_control_is_one_more_column_of_the_same_rows(tmp_path: Path, with_co
         "download": put(tmp_path, "download", DOWNLOAD_SCHEMA, pictures),
         "select": put(tmp_path, "select", SELECT_SCHEMA, captions),
     }
-    columns = CAPTION_COLUMNS
+    config = MixConfig()
     if with_control:
         inputs[CONTROL] = put(tmp_path / "control", "select", SELECT_SCHEMA, control)
-        columns = (*CAPTION_COLUMNS, CONTROL)
-    with MixOperation(MixConfig(columns=columns)).open() as work:
+        config = CONTROL_MIX
+    with MixOperation(config).open() as work:
         counts = work(task(tmp_path / "scratch", inputs))
     table = made(tmp_path / "scratch")
     assert (counts.rows_in, counts.rows_ok, counts.errors) == (4, 2, {"undecodable": 1, "no_picture": 1})

@@ -7,7 +7,6 @@ from pathlib import Path
 from tests.unit.shard_tables import made, put, task
 from veclip_core.captioning.engines.base import Generation, Request, Sampling
 from veclip_core.captioning.fuse import FuseConfig, fuse_rows, fuse_shard
-from veclip_core.captioning.quality import QualityThresholds
 from veclip_core.captioning.select import SelectConfig, choose_caption, select_shard
 from veclip_core.samples import (
     CHECK_SCHEMA,
@@ -63,7 +62,7 @@ def test_choice_falls_back_in_the_stated_order():
             "candidate": number,
         }
 
-    limits = QualityThresholds()
+    limits = SelectConfig()
     good, better = GOOD.format(alt="Tea"), "A drawing of Tea, a ring buoy for water transport, in red and white."
     fused = choose_caption(
         "Tea", VEC, [candidate("A drawing of a cow."), candidate(good, 1), candidate(better, 2)], limits
@@ -75,6 +74,10 @@ def test_choice_falls_back_in_the_stated_order():
     assert (choose_caption(" ", VEC, [], limits).vecap, choose_caption(" ", VEC, [], limits).status) == (VEC, "vec")
     assert (choose_caption("Tea", "", [], limits).vecap, choose_caption("Tea", "", [], limits).status) == ("Tea", "alt")
     assert choose_caption("", " ", [], limits).status == "error"
+    # Of a style that has a length, a fallback that is too long gives way, and of none the shortest stands.
+    assert choose_caption("Tea", VEC, [], SelectConfig(fallback_words=len(VEC.split()))).status == "vec"
+    assert choose_caption("Tea", VEC, [], SelectConfig(fallback_words=1)).status == "alt"
+    assert choose_caption("Tea time", VEC, [], SelectConfig(fallback_words=1)).vecap == "Tea time"
 
 
 def test_shards_of_both_stages_add_up(tmp_path: Path):

@@ -224,15 +224,19 @@ def test_only_what_may_heal_is_tried_again() -> None:
 
 def test_a_connection_is_used_again_and_replaced_when_it_went_stale() -> None:
     clients: list[socket.socket] = []
+    stale = threading.Event()
 
     def answer(client: socket.socket, number: int) -> None:
         clients.append(client)
         client.sendall(reply(b"hello"))
         if number == 2:
             client.shutdown(socket.SHUT_RDWR)
+            stale.set()
 
     with server(answer) as (host, _), fetcher(host) as one:
-        for _ in range(4):
+        for number in range(4):
+            if number == 2:
+                assert stale.wait(10)
             assert one.fetch(f"http://{host}/x") == b"hello"
     assert clients[0] is clients[1]
     assert clients[1] is not clients[2]

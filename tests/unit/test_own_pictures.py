@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from veclip_core.captioning.describe import pictures_in
+from veclip_core.pipeline.data import Chain
 from veclip_core.samples import ShardKey, canonical_url, url_id
+from veclip_core.scales import SCALES
+from veclip_core.settings import Settings
 from veclip_core.shards import ShardSet
 from veclip_core.sources.own_pictures import Listing, OwnPictures, OwnPicturesError
 from veclip_core.sources.picture_tars import CUT_OFF
@@ -68,6 +71,42 @@ def test_a_folder_with_a_table(tmp_path: Path):
     places = {row["url_id"]: (row["offset"], row["bytes"]) for row in rows.values() if row["status"] == "ok"}
     with packed.open(KEY, "tar") as tar:
         assert {data for _, data in pictures_in(tar, places)} == {picture(), picture("blue")}
+
+
+def test_a_name_that_several_pictures_have_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = tmp_path / "in"
+    for name in ("a/cat.jpg", "b/cat.jpg", "dog.jpg", "dog.png", "b/owl.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture())
+    table = folder / "alts.csv"
+    table.write_text("file,alt\ncat.jpg,whose?\nb/cat.jpg,of b\ndog,which?\ndog.png,the png\nowl,the owl\n")
+    listed, _ = made(OwnPictures(str(folder), str(table)).scan(), tmp_path / "root")
+    alts = {row["url"]: row["alt_text"] for row in listed.read_table(KEY).to_pylist()}
+    assert alts == {
+        "a/cat.jpg": "", "b/cat.jpg": "of b", "dog.jpg": "", "dog.png": "the png", "b/owl.jpg": "the owl",
+    }  # fmt: skip
+    assert "2 names are those of several pictures, such as 'cat.jpg': write their paths" in caplog.text
+
+
+def test_a_table_may_name_a_tars_samples_in_several_ways(tmp_path: Path):
+    tar_of(tmp_path / "a.tar", {f"{key}.jpg": picture() for key in ("01", "02", "03", "04")})
+    uri = str(tmp_path / "a.tar")
+    table = tmp_path / "alts.csv"
+    table.write_text(f"file,alt\n01,by its key\n02.jpg,by its file\nfile://{uri}#03,by both\n")
+    listed, _ = made(OwnPictures(uri, str(table)).scan(), tmp_path / "root")
+    alts = {row["url"].rpartition("#")[2]: row["alt_text"] for row in listed.read_table(KEY).to_pylist()}
+    assert alts == {"01": "by its key", "02": "by its file", "03": "by both", "04": ""}
+
+
+def test_a_table_of_other_pictures_is_one_clear_error(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(picture())
+    (tmp_path / "alts.csv").write_text("file,alt\n/somewhere/else/b.jpg,a text\n")
+    settings = Settings(
+        root=str(tmp_path / "root"), pictures=str(tmp_path / "in"), alt_texts=str(tmp_path / "alts.csv"), mlflow="off"
+    )
+    with pytest.raises(OwnPicturesError, match=r"no row of .*alts.csv names a picture .* such as 'a.jpg'"):
+        Chain(settings, SCALES["own"]).raw_urls()
 
 
 def test_a_changed_folder_is_another_identity(tmp_path: Path):

@@ -15,6 +15,7 @@ from pydantic import Field, SerializeAsAny
 
 from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Message, Request, Sampling, opened
 from veclip_core.captioning.prompts import DescribePrompt, describe_prompt
+from veclip_core.captioning.styles import Style
 from veclip_core.config import Config
 from veclip_core.download.pictures import BROKEN, FORMATS
 from veclip_core.samples import DESCRIBE_SCHEMA
@@ -69,9 +70,13 @@ class VlmConfig(Config):
     """A larger picture is scaled down to this before the model's own preprocessing, which is slow on large ones."""
 
 
-def vlm_config_for(model: str) -> VlmConfig:
-    """The configuration for a vision-language model's path or hub id."""
-    return VlmConfig(engine=EngineConfig(model=model, max_model_len=4096))
+def vlm_config_for(model: str, style: Style | None = None) -> VlmConfig:
+    """The configuration for a vision-language model's path or hub id; with a style that describes in its own way, that way."""
+    engine = EngineConfig(model=model, max_model_len=4096)
+    if style is None or style.describe is None:
+        return VlmConfig(engine=engine)
+    sampling = Sampling(max_tokens=style.describe_tokens, stop=style.stop)
+    return VlmConfig(engine=engine, prompt=describe_prompt(style.describe), sampling=sampling)
 
 
 class DescribeConfig(Config):

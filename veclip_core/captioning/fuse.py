@@ -18,6 +18,7 @@ from veclip_core.captioning.engines.base import Engine, EngineConfig, EngineRunt
 from veclip_core.captioning.engines.weights import SMOLLM2
 from veclip_core.captioning.prompts import VICUNA_TEMPLATE, FusePrompt, fuse_prompt
 from veclip_core.captioning.quality import QualityThresholds, judge
+from veclip_core.captioning.styles import Style
 from veclip_core.config import Config
 from veclip_core.samples import FUSE_SCHEMA
 from veclip_core.stage import RowCounts, ShardTask
@@ -36,15 +37,28 @@ class FuseConfig(Config):
     """What sends a sample to the next round."""
 
 
-def fuse_config_for(fuser: str) -> FuseConfig:
-    """The configuration for a fuser's name: `smollm2`, or a model's path or hub id, which gets the reconstructed prompt."""
-    if fuser in (SMALL_FUSER, SMOLLM2):
-        return FuseConfig()
-    template = VICUNA_TEMPLATE if "vicuna" in fuser.lower() else None
+def fuse_config_for(fuser: str, style: Style | None = None) -> FuseConfig:
+    """The configuration for a fuser's name: `smollm2`, or a model's path or hub id, which gets the reconstructed prompt.
+
+    With a style its prompts, its length and its thresholds.
+    """
+    small = fuser in (SMALL_FUSER, SMOLLM2)
+    config = FuseConfig()
+    if not small:
+        template = VICUNA_TEMPLATE if "vicuna" in fuser.lower() else None
+        config = FuseConfig(
+            engine=EngineConfig(model=fuser, chat_template=template),
+            prompts=(fuse_prompt("fuse-reconstructed-v1"), fuse_prompt("fuse-capsfusion-v1")),
+            sampling=Sampling(max_tokens=96),
+        )
+    if style is None:
+        return config
+    prompts = style.fuse_by_example if small else style.fuse
     return FuseConfig(
-        engine=EngineConfig(model=fuser, chat_template=template),
-        prompts=(fuse_prompt("fuse-reconstructed-v1"), fuse_prompt("fuse-capsfusion-v1")),
-        sampling=Sampling(max_tokens=96),
+        engine=config.engine,
+        prompts=tuple(fuse_prompt(prompt) for prompt in prompts),
+        sampling=Sampling(max_tokens=style.fuse_tokens, stop=("\n",) if small else style.stop),
+        thresholds=style.thresholds,
     )
 
 

@@ -26,6 +26,8 @@ class SelectConfig(Config):
 
     thresholds: QualityThresholds = QualityThresholds()
     """What a fused caption must satisfy to stand."""
+    fallback_words: int | None = None
+    """A longer fallback gives way to the next, and of none that is short enough the shortest is taken; None for any length."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,9 @@ class Choice:
     scores: Mapping[str, Any] = field(default_factory=dict)
 
 
-def choose_caption(
-    alt_text: str, vec: str, candidates: Sequence[Mapping[str, Any]], thresholds: QualityThresholds
-) -> Choice:
+def choose_caption(alt_text: str, vec: str, candidates: Sequence[Mapping[str, Any]], config: SelectConfig) -> Choice:
     """The choice for one sample. `candidates` are rows of `fuse`, in order; of those that pass, the one that keeps most wins."""
+    thresholds = config.thresholds
     alt_text, vec = alt_text.strip(), vec.strip()
     passed, reasons = [], []
     for candidate in candidates:
@@ -62,7 +63,10 @@ def choose_caption(
     scores: dict[str, Any] = {"rejected": rejected} if rejected else {}
     if alt_text and vec:
         why = rejected[-1] if rejected else "no_candidate"
-        return Choice(template_fusion(alt_text, vec), "concatenated", why, scores=scores)
+        fallbacks = {"concatenated": template_fusion(alt_text, vec), "vec": vec, "alt": alt_text}
+        short = [name for name, text in fallbacks.items() if len(text.split()) <= (config.fallback_words or len(text))]
+        status = (short or sorted(fallbacks, key=lambda name: len(fallbacks[name].split())))[0]
+        return Choice(fallbacks[status], status, why, scores=scores)
     if vec:
         return Choice(vec, "vec", "no_alt_text")
     if alt_text:
@@ -129,7 +133,7 @@ def _row(
         # What the describer could not open, training can't either.
         choice = Choice("", "error", UNDECODABLE)
     else:
-        choice = choose_caption(alt_text, vec, candidates, config.thresholds)
+        choice = choose_caption(alt_text, vec, candidates, config)
     taken = choice.candidate or {}
     reason = _refusal_named(choice.reason, checked)
     return {

@@ -5,6 +5,7 @@ another order of the manifest give every sample the same text.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 from veclip_core.captioning.template import template_fusion
@@ -15,6 +16,7 @@ TEMPLATE = "template"
 CONTROL = "control"
 """VeCaps fused from another picture's VeC; only the control's manifest has them."""
 SOURCES = (ALT_TEXT, "vec", "vecap", TEMPLATE, CONTROL)
+"""Besides them the columns of styles, `vecap_<name>` and `vec_<name>` (captioning/styles.py)."""
 NO_TEXT = "none"
 MIN_GENERATED_WORDS = 2
 """A generated text below this falls back to the AltText (LaCLIP's rule); a one-word AltText stands."""
@@ -80,6 +82,16 @@ def text_of(row: Mapping[str, str | None], source: str) -> str:
     if source == TEMPLATE:
         return template_fusion(row.get(ALT_TEXT) or "", row.get("vec") or "")
     return (row.get(source) or "").strip()
+
+
+def is_source(name: str) -> bool:
+    """Whether a name can be that of a caption source."""
+    return name in SOURCES or re.fullmatch("vec(ap)?_[a-z][a-z0-9]*", name) is not None
+
+
+def further_columns(weights: Mapping[str, float]) -> list[str]:
+    """The columns that a mix reads besides AltText, VeC and VeCap, which every manifest has."""
+    return [name for name in weights if name not in (ALT_TEXT, "vec", "vecap", TEMPLATE)]
 
 
 def is_usable(text: str | None, source: str) -> bool:

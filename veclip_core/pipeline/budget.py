@@ -8,9 +8,6 @@ from typing import Any
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings, SettingsError
 
-GENERATING = ("describe", "fuse")
-"""Stages that hold devices."""
-
 
 @dataclass(frozen=True)
 class Limit:
@@ -91,12 +88,15 @@ def estimate(
     device_hour_price: float,
     measured_on: str,
 ) -> Estimate:
-    """`rates`: stage to rows a device's second; `pictures` are described, `samples` (a picture with an AltText) fused."""
-    rows = {"describe": pictures, "fuse": samples}
+    """`pictures` are described, `samples` (a picture with an AltText) fused.
+
+    `rates`: rows a device's second of `describe`, `fuse`, and where a model judges `check`; of a style's `fuse short`.
+    """
     stages = []
-    for stage in (stage for stage in GENERATING if stage in rates):
-        hours = rows[stage] / rates[stage] / 3600
-        stages.append(StageCost(stage, rows[stage], rates[stage], hours, hours * device_hour_price))
+    for stage, rate in rates.items():
+        rows = pictures if stage.startswith("describe") else samples
+        hours = rows / rate / 3600
+        stages.append(StageCost(stage, rows, rate, hours, hours * device_hour_price))
     return Estimate(tuple(stages), devices, measured_on)
 
 

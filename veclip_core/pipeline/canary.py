@@ -6,8 +6,10 @@ from typing import Any
 
 from veclip_core.evaluation.report.caption_page import CaptionQuality
 from veclip_core.pipeline import engines, executors, quality
-from veclip_core.pipeline.budget import GENERATING, Estimate, estimate, rate_of
+from veclip_core.pipeline.budget import Estimate, estimate, rate_of
+from veclip_core.pipeline.captions import make_canary
 from veclip_core.pipeline.data import Chain
+from veclip_core.shards import Totals
 
 MIN_FUSED = 0.5
 """Share of samples whose VeCap must be the model's own."""
@@ -33,21 +35,34 @@ class Verdict:
 
 def canary(chain: Chain, share: float) -> Verdict:
     """Caption `share` of the downloaded shards and judge: quality, refusals, projected cost. The shards count as done later."""
-    made = chain.canary(share)
+    made, styled = make_canary(chain, share)
     sets = {name: made.sets[name] for name in quality.STAGES}
     found = quality.measure(chain, sets, made.keys, partial=True)
-    projected = project(chain, found, f"{len(made.keys):,} shards of this canary")
+    generating = _generating(chain)
+    further = {
+        f"{stage} {style}": Totals.of(captions.sets[stage].markers(captions.keys).values())
+        for style, captions in styled.items()
+        for stage in generating
+        if captions.sets[stage] != made.sets[stage]
+    }
+    projected = project(chain, found, f"{len(made.keys):,} shards of this canary", further)
     reasons = objections(found, projected, chain.settings.max_cost, chain.settings.max_hours)
+    for style, captions in styled.items():
+        sets = {name: captions.sets[name] for name in quality.STAGES}
+        of_style = quality.measure(chain, sets, captions.keys, partial=True, style=style)
+        reasons += [f"{style}: {reason}" for reason in objections(of_style, projected, None, None)]
+        quality.write_page(chain, of_style, f"canary-{style}")
     verdict = Verdict(not reasons, reasons, projected, "")
     page = quality.write_page(chain, replace(found, verdict=verdict.sentence, costs=costs_table(projected)), "canary")
     return replace(verdict, page=page)
 
 
-def project(chain: Chain, found: CaptionQuality, measured_on: str) -> Estimate:
-    """The whole scale at the rates and yields of what was captioned."""
+def project(
+    chain: Chain, found: CaptionQuality, measured_on: str, further: Mapping[str, Totals] | None = None
+) -> Estimate:
+    """The whole scale at the rates and yields of what was captioned; `further`: the sums of styles' stages (`fuse short`)."""
     downloads = chain.current("download", "shards")
     describe, fuse = found.totals["describe"], found.totals["fuse"]
-    stages = GENERATING[1:] if engines.captioner_of(chain.scale, chain.settings).one_pass else GENERATING
     executor = executors.for_captions(chain.settings, engines.fuse_operation(chain.scale, chain.settings))
     pictures = downloads.rows_ok
     if downloads.partial:  # a trial: the whole is as many times larger as it has parts
@@ -55,13 +70,26 @@ def project(chain: Chain, found: CaptionQuality, measured_on: str) -> Estimate:
     samples = round(pictures * fuse.rows_in / describe.rows_in) if describe.rows_in else pictures
     return estimate(
         chain.scale,
-        {stage: rate_of(found.totals[stage], chain.settings.tensor_parallel) for stage in stages},
+        {
+            stage: rate_of(totals, chain.settings.tensor_parallel)
+            for stage, totals in {
+                **{name: found.totals[name] for name in _generating(chain)},
+                **(further or {}),
+            }.items()
+        },
         pictures=pictures,
         samples=samples,
         devices=executors.devices(chain.settings, executor),
         device_hour_price=chain.settings.device_hour_price,
         measured_on=measured_on,
     )
+
+
+def _generating(chain: Chain) -> list[str]:
+    """The stages that hold devices."""
+    one_pass = engines.captioner_of(chain.scale, chain.settings).one_pass
+    checked_by_a_model = executors.needs_engine(engines.check_operation(chain.scale, chain.settings))
+    return [*([] if one_pass else ["describe"]), *(["check"] if checked_by_a_model else []), "fuse"]
 
 
 def objections(
@@ -76,7 +104,7 @@ def objections(
     lost = 1 - describe.rows_ok / describe.rows_in if describe.rows_in else 1.0
     if lost > MAX_DESCRIBE_ERRORS:
         against.append(f"{lost:.0%} of the pictures got no description (at most {MAX_DESCRIBE_ERRORS:.0%})")
-    refused = sum(found.refusals().values()) / check.rows_in if check.rows_in else 0.0
+    refused = (check.fallbacks + sum(check.errors.values())) / check.rows_in if check.rows_in else 0.0
     if refused > MAX_REFUSED:
         against.append(f"{refused:.0%} of the samples had a text refused (at most {MAX_REFUSED:.0%})")
     if max_cost is not None and projected.cost > max_cost:

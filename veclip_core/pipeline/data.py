@@ -1,33 +1,28 @@
-"""The data assets of a scale: URLs, shards, captions, manifest. Each runs its stages and moves what is current."""
+"""The chain of one scale on one root: its URLs and shards, and how any of its stages is run and becomes current.
+
+What is made of the shards: captions.py, manifests.py.
+"""
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from veclip_core import storage
-from veclip_core.captioning.preview import lot
-from veclip_core.captioning.shuffle import ShuffleOperation
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
-from veclip_core.mixing.choose import CONTROL
-from veclip_core.mixing.manifest import CONTROL_MIX, MixConfig, MixOperation, write_manifest_json
-from veclip_core.pipeline import engines, executors
-from veclip_core.pipeline.budget import Limit
-from veclip_core.pipeline.control import require_same_captions
+from veclip_core.pipeline import executors
 from veclip_core.samples import Grid, ShardKey
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, ShardSet, promote, read_current
 from veclip_core.sources.list_urls import scan
-from veclip_core.sources.own_pictures import Listing, OwnPictures
+from veclip_core.sources.own_pictures import NAMED, Listing, OwnPictures, OwnPicturesError
 from veclip_core.sources.sample_server import HOST, SampleServer
 from veclip_core.sources.sample_world import build_world
 from veclip_core.sources.urls import UrlList
 from veclip_core.stage import Executor, Operation, output_of, run_stage
 from veclip_core.stage_report import StageReport
-from veclip_core.training.arms import CONTROL_ASSETS
 
 logger = logging.getLogger(__name__)
 
@@ -43,19 +38,6 @@ def _no_part(part: int, stage: str, sums: Mapping[str, Any]) -> None:
 
 def _no_shard(stage: str, output: ShardSet, key: ShardKey, marker: Mapping[str, Any]) -> None:
     return
-
-
-def _always() -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Made:
-    """What captioning stages made, and where."""
-
-    reports: list[StageReport]
-    sets: Mapping[str, ShardSet]
-    keys: list[ShardKey]
 
 
 @dataclass(frozen=True)
@@ -87,19 +69,21 @@ class Chain:
         return found
 
     def _label(self, asset: str) -> str:
-        """The name under which an asset's output is current: the control's stages stand beside the scale's own."""
-        return f"{self.scale.name}-control" if asset in CONTROL_ASSETS else self.scale.name
+        """The name under which an asset's output is current: the control's and the styles' stages stand beside the scale's own."""
+        kind, _, variant = asset.partition("_")
+        return f"{self.scale.name}-{variant}" if kind in ("vecap", "manifest") and variant else self.scale.name
 
     def raw_urls(self, rows: int | None = None) -> StageReport:
         """List the URLs. `rows`: only the first so many of the list, which makes it partial.
 
         Raises:
             NotMadeYet: when the scale has no URL list.
+            OwnPicturesError: when no row of the table of AltTexts names one of the pictures.
         """
         if self._is_own():
             listing = self._own_pictures()
             operation, _ = listing.operations()
-            return self._run(
+            report = self._run_and_promote(
                 "raw_urls",
                 operation,
                 listing.grid,
@@ -109,6 +93,12 @@ class Chain:
                 inputs={},
                 partial=False,
             )
+            if self.settings.alt_texts and not report.extra[NAMED]:
+                raise OwnPicturesError(
+                    f"no row of {self.settings.alt_texts} names a picture of {self.settings.pictures}: its column of files must"
+                    f" hold their paths inside the folder or their names, such as {listing.example!r}"
+                )
+            return report
         found = scan(
             replace(self.url_list(), rows=rows),
             self.settings.cache_folder / "scans" / self.source / ("all" if rows is None else f"first-{rows}"),
@@ -117,7 +107,7 @@ class Chain:
         )
         parts = min(self.scale.parts, found.grid.parts)
         listing_urls = found.operation(self.source)
-        return self._run(
+        return self._run_and_promote(
             "raw_urls",
             listing_urls,
             found.grid,
@@ -150,7 +140,7 @@ class Chain:
                 "config"
             ] != pack.config.model_dump(mode="json"):
                 raise NotMadeYet("your pictures have changed since they were listed: make raw_urls_own again")
-            return self._run(
+            return self._run_and_promote(
                 "shards", pack, urls.grid, 1, {"list_urls": urls}, executors.for_captions(self.settings, pack),
                 inputs=inputs, partial=False,
             )  # fmt: skip
@@ -165,8 +155,8 @@ class Chain:
         operation = DownloadOperation(download_config(self.scale), runtime)
         executor = executors.for_downloads(self.settings, here=self._serves_itself())
         with served:
-            return self._run("shards", operation, urls.grid, _first(parts, urls), {"list_urls": urls}, executor,
-                             inputs=inputs, partial=_limited(parts, urls))  # fmt: skip
+            return self._run_and_promote("shards", operation, urls.grid, first_parts(parts, urls), {"list_urls": urls}, executor,
+                             inputs=inputs, partial=is_limited(parts, urls))  # fmt: skip
 
     def _is_own(self) -> bool:
         return self.source == "own"
@@ -184,116 +174,7 @@ class Chain:
         """The sample is always its own world: VECLIP_URLS is for the other scales."""
         return self.source == "openclipart"
 
-    def canary(self, share: float) -> "Made":
-        """The captions of `share` of the shards that are downloaded, chosen by a hash. They count: the whole run finds them done.
-
-        Nothing becomes current by it.
-        """
-        downloads = self.current("download", "shards")
-        done = sorted(
-            downloads.shard_set(self.root, self.source).markers(downloads.shard_keys()), key=lambda key: lot(str(key))
-        )
-        keys = frozenset(done[: max(1, math.ceil(share * len(done)))])
-        inputs = {
-            "list_urls": downloads.input(self.root, self.source, "list_urls"),
-            "download": downloads.shard_set(self.root, self.source),
-        }
-        return self._captions("vecap", self._captioning(), inputs, downloads, downloads.parts, True, only=keys)
-
-    def _captioning(self) -> list[Operation]:
-        engines.require_models(self.scale, self.settings)
-        return [
-            engines.describe_operation(self.scale, self.settings),
-            engines.check_operation(self.scale, self.settings),
-            engines.fuse_operation(self.scale, self.settings),
-            engines.select_operation(self.scale, self.settings),
-        ]
-
-    def vecap(self, parts: int | None = None) -> list[StageReport]:
-        """Describe, check, fuse, select; the reports of the four. What is current moves when the last of them succeeds."""
-        downloads = self.current("download", "shards")
-        inputs = {
-            "list_urls": downloads.input(self.root, self.source, "list_urls"),
-            "download": downloads.shard_set(self.root, self.source),
-        }
-        count, partial = _first(parts, downloads), _limited(parts, downloads)
-        return self._captions("vecap", self._captioning(), inputs, downloads, count, partial).reports
-
-    def manifest(self, parts: int | None = None) -> tuple[StageReport, str]:
-        """Join captions with pictures; the report and the address of the manifest's JSON."""
-        captions = self.current("select", "vecap")
-        inputs = {name: captions.input(self.root, self.source, name) for name in ("download", "select")}
-        count, partial = _first(parts, captions), _limited(parts, captions)
-        return self._manifest("manifest", MixConfig(), captions, inputs, captions.inputs, count, partial)
-
-    def vecap_control(self) -> list[StageReport]:
-        """The control's captions: AltText fused with another picture's VeC. The reports of shuffle, check, fuse and select."""
-        captions = self.current("select", "vecap")
-        inputs = {name: captions.input(self.root, self.source, name) for name in ("list_urls", "download", "describe")}
-        operations: list[Operation] = [ShuffleOperation(), *self._captioning()[1:]]
-        return self._captions("vecap_control", operations, inputs, captions, captions.parts, captions.partial).reports
-
-    def manifest_control(self) -> tuple[StageReport, str]:
-        """The manifest with the control's captions as one more column: the same rows in the same order."""
-        captions, control = self.current("select", "vecap"), self.current("select", "vecap_control")
-        require_same_captions(self.root, self.source, captions, control, self.current("mix", "manifest"))
-        inputs = {name: captions.input(self.root, self.source, name) for name in ("download", "select")}
-        inputs[CONTROL] = control.shard_set(self.root, self.source)
-        lineage = {**captions.inputs, CONTROL: control.identity}
-        return self._manifest(
-            "manifest_control",
-            CONTROL_MIX,
-            captions,
-            inputs,
-            lineage,
-            captions.parts,
-            captions.partial or control.partial,
-        )
-
-    def _captions(
-        self,
-        asset: str,
-        operations: Sequence[Operation],
-        inputs: Mapping[str, ShardSet],
-        upstream: Current,
-        parts: int,
-        partial: bool,
-        only: frozenset[ShardKey] | None = None,
-    ) -> "Made":
-        """Run captioning stages one after the other. What is current moves when the last succeeds, unless `only` some are made."""
-        limit = Limit.of(self.settings)
-        made, reports = dict(inputs), []
-        for operation in operations:
-            takes = {name: made[name] for name in engines.inputs_of(operation)}
-            if "shuffle" in made:
-                takes = {name: made["shuffle"] if name == "describe" else shards for name, shards in takes.items()}
-            executor = executors.for_captions(self.settings, operation)
-            may_go_on = _always
-            if executors.needs_engine(operation) and limit.set:
-                may_go_on = limit.allows(executors.devices(self.settings, executor))
-            reports.append(self._map(operation, upstream.grid, parts, takes, executor, partial, only, may_go_on))
-            made[operation.name] = output_of(operation, self.root, self.source, takes)
-        for report in reports if only is None else ():
-            self._promote(asset, report, upstream.grid, {name: shards.identity for name, shards in made.items()})
-        return Made(reports, made, sorted(only or upstream.grid.keys(parts)))
-
-    def _manifest(
-        self,
-        asset: str,
-        config: MixConfig,
-        captions: Current,
-        inputs: Mapping[str, ShardSet],
-        lineage: Mapping[str, str],
-        parts: int,
-        partial: bool,
-    ) -> tuple[StageReport, str]:
-        report = self._map(MixOperation(config), captions.grid, parts, inputs, executors.one_process(), partial)
-        current = self._current(asset, report, captions.grid, {**lineage, "mix": report.identity})
-        uri = write_manifest_json(self.root, self.source, current, report, config.columns)
-        promote(self.root, self.source, current, report.shards_made_now)
-        return report, uri
-
-    def _run(
+    def _run_and_promote(
         self,
         asset: str,
         operation: Operation,
@@ -305,12 +186,12 @@ class Chain:
         inputs: Mapping[str, ShardSet],
         partial: bool,
     ) -> StageReport:
-        report = self._map(operation, grid, parts, inputs, executor, partial)
+        report = self.run(operation, grid, parts, inputs, executor, partial)
         lineage = {name: identity for current in upstream.values() for name, identity in current.inputs.items()}
-        self._promote(asset, report, grid, {**lineage, operation.name: report.identity})
+        self.promote(asset, report, grid, {**lineage, operation.name: report.identity})
         return report
 
-    def _map(
+    def run(
         self,
         operation: Operation,
         grid: Grid,
@@ -321,6 +202,7 @@ class Chain:
         only: frozenset[ShardKey] | None = None,
         may_go_on: Callable[[], bool] = lambda: True,
     ) -> StageReport:
+        """Run one stage over the first `parts` parts, telling of its shards and parts. Nothing becomes current by it."""
         output = output_of(operation, self.root, self.source, inputs)
         left: dict[int, set[ShardKey]] = {}
         for key in grid.keys(parts):
@@ -351,7 +233,8 @@ class Chain:
             may_go_on=may_go_on,
         )
 
-    def _current(self, asset: str, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> Current:
+    def made(self, asset: str, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> Current:
+        """What is current of an asset's stage once it is promoted."""
         return Current(
             stage=report.stage,
             scale=self._label(asset),
@@ -365,19 +248,19 @@ class Chain:
             rows_ok=report.rows_ok,
         )
 
-    def _promote(self, asset: str, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> None:
-        promote(self.root, self.source, self._current(asset, report, grid, lineage), report.shards_made_now)
+    def promote(self, asset: str, report: StageReport, grid: Grid, lineage: Mapping[str, str]) -> None:
+        promote(self.root, self.source, self.made(asset, report, grid, lineage), report.shards_made_now)
 
 
 def download_config(scale: Scale) -> DownloadConfig:
     return DownloadConfig(max_pixels=scale.source.max_pixels)
 
 
-def _first(parts: int | None, upstream: Current) -> int:
+def first_parts(parts: int | None, upstream: Current) -> int:
     return upstream.parts if parts is None else min(parts, upstream.parts)
 
 
-def _limited(parts: int | None, upstream: Current) -> bool:
+def is_limited(parts: int | None, upstream: Current) -> bool:
     return upstream.partial or (parts is not None and parts < upstream.parts)
 
 

@@ -15,8 +15,10 @@ from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime
 from veclip_core.captioning.engines.concepts import ConceptsConfig, open_concepts
 from veclip_core.captioning.engines.weights import SMOLLM2, checked_config, pinned, resolve_model
 from veclip_core.captioning.fuse import FuseConfig, FuseOperation, fuse_config_for
+from veclip_core.captioning.quality import VecThresholds
 from veclip_core.captioning.rewrite import RewriteConfig, RewriteOperation, Undescribed, UndescribedConfig
 from veclip_core.captioning.select import SelectConfig, SelectOperation
+from veclip_core.captioning.styles import Style, style_named
 from veclip_core.config import Config
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings, SettingsError
@@ -76,23 +78,43 @@ def describer_of(scale: Scale, settings: Settings) -> str:
     return captioner_of(scale, settings).describer
 
 
-def describing_config(captioner: Captioner) -> Config:
+def styles_of(scale: Scale, settings: Settings) -> tuple[Style, ...]:
+    """The further captions that settings ask for.
+
+    Raises:
+        SettingsError: for a style that is not there, and where one pass makes the captions.
+    """
+    try:
+        wanted = tuple(style_named(name) for name in dict.fromkeys(settings.styles))
+    except ValueError as error:
+        raise SettingsError(f"VECLIP_STYLES: {error}") from error
+    if wanted and captioner_of(scale, settings).one_pass:
+        raise SettingsError("VECLIP_STYLES: styles are fused from descriptions, and in one pass there are none")
+    return wanted
+
+
+def own_description(captioner: Captioner, style: Style) -> bool:
+    """Whether a style's pictures are described anew: the stand-in always says the same."""
+    return style.describe is not None and captioner.describer != STAND_IN
+
+
+def describing_config(captioner: Captioner, style: Style | None = None) -> Config:
     """What decides the descriptions, but for the revision of the weights."""
     if captioner.one_pass:
         return UndescribedConfig()
     if captioner.describer == STAND_IN:
         return ConceptsConfig()
-    vlm = vlm_config_for(captioner.describer)
+    vlm = vlm_config_for(captioner.describer, style)
     return vlm.model_copy(update={"engine": _quantised(vlm.engine, captioner)})
 
 
-def fusing_config(captioner: Captioner) -> FuseConfig | RewriteConfig:
+def fusing_config(captioner: Captioner, style: Style | None = None) -> FuseConfig | RewriteConfig:
     """What decides the candidates, but for the revision of the weights."""
     config: FuseConfig | RewriteConfig
     if captioner.one_pass:
         config = RewriteConfig(engine=EngineConfig(model=captioner.describer, max_model_len=4096))
     else:
-        config = fuse_config_for(captioner.fuser)
+        config = fuse_config_for(captioner.fuser, style)
     sampling = config.sampling
     if captioner.candidates > 1:
         sampling = sampling.model_copy(update={"candidates": captioner.candidates, "temperature": SEVERAL_AT})
@@ -103,9 +125,9 @@ def _quantised(engine: EngineConfig, captioner: Captioner) -> EngineConfig:
     return engine.model_copy(update={"quantization": captioner.quantization or None})
 
 
-def describe_operation(scale: Scale, settings: Settings) -> Operation:
+def describe_operation(scale: Scale, settings: Settings, style: Style | None = None) -> Operation:
     """The stand-in captioner, a vision-language model, or nothing where one pass does both."""
-    config = describing_config(captioner_of(scale, settings))
+    config = describing_config(captioner_of(scale, settings), style)
     if isinstance(config, UndescribedConfig):
         return Undescribed()
     if isinstance(config, ConceptsConfig):
@@ -183,34 +205,38 @@ def stand_in_accuracy(settings: Settings) -> dict[str, Any]:
     return dict(storage.read_json(str(prepare_stand_in(settings) / "accuracy.json")))
 
 
-def fuse_operation(scale: Scale, settings: Settings) -> FuseOperation | RewriteOperation:
+def fuse_operation(scale: Scale, settings: Settings, style: Style | None = None) -> FuseOperation | RewriteOperation:
     """The fusing language model, or in one pass the rewriting vision-language model."""
     captioner = captioner_of(scale, settings)
-    config = fusing_config(captioner)
+    config = fusing_config(captioner, style)
     config = config.model_copy(update={"engine": _pinned(config.engine, settings)})
     if isinstance(config, RewriteConfig):
         return RewriteOperation(config, runtime_of(settings, settings.describer_url))
     return FuseOperation(config, runtime_of(settings, settings.fuser_url))
 
 
-def check_config_for(scale: Scale, settings: Settings) -> CheckConfig:
+def check_config_for(scale: Scale, settings: Settings, style: Style | None = None) -> CheckConfig:
+    vec = style.description if style else VecThresholds()
     if settings.ethics == "judge":
-        return CheckConfig(ethics=LlmJudge(engine=fusing_config(captioner_of(scale, settings)).engine))
-    return CheckConfig(ethics=WordList() if settings.ethics == "word_list" else None)
+        return CheckConfig(ethics=LlmJudge(engine=fusing_config(captioner_of(scale, settings)).engine), vec=vec)
+    return CheckConfig(ethics=WordList() if settings.ethics == "word_list" else None, vec=vec)
 
 
-def check_operation(scale: Scale, settings: Settings) -> CheckOperation:
-    config = check_config_for(scale, settings)
+def check_operation(scale: Scale, settings: Settings, style: Style | None = None) -> CheckOperation:
+    config = check_config_for(scale, settings, style)
     if isinstance(config.ethics, LlmJudge):
         pinned_judge = config.ethics.model_copy(update={"engine": _pinned(config.ethics.engine, settings)})
         config = config.model_copy(update={"ethics": pinned_judge})
     return CheckOperation(config, runtime_of(settings, settings.fuser_url or settings.describer_url))
 
 
-def select_config_for(captioner: Captioner) -> SelectConfig:
-    fusing = fusing_config(captioner)
-    return SelectConfig(thresholds=fusing.thresholds) if isinstance(fusing, RewriteConfig) else SelectConfig()
+def select_config_for(captioner: Captioner, style: Style | None = None) -> SelectConfig:
+    """The thresholds that the fusing was done with; a style's length holds for its fallbacks too."""
+    return SelectConfig(
+        thresholds=fusing_config(captioner, style).thresholds,
+        fallback_words=style.thresholds.max_words if style else None,
+    )
 
 
-def select_operation(scale: Scale, settings: Settings) -> SelectOperation:
-    return SelectOperation(select_config_for(captioner_of(scale, settings)))
+def select_operation(scale: Scale, settings: Settings, style: Style | None = None) -> SelectOperation:
+    return SelectOperation(select_config_for(captioner_of(scale, settings), style))

@@ -31,10 +31,10 @@ class LiveStages:
             {f"{stage}/shard/{name}": value for name, value in rates(marker).items()}, step=self._done[stage]
         )
 
-    def log(self, reports: Sequence[StageReport], name: str, context: str) -> None:
+    def log(self, reports: Sequence[StageReport], name: str, context: str, prefix: str = "") -> None:
         """The sums of all stages, and what they made as a dataset."""
         for report in reports:
-            self._tracker.log_metrics(report.metrics())
+            self._tracker.log_metrics({f"{prefix}{metric}": value for metric, value in report.metrics().items()})
         self._tracker.log_dataset(reports[-1].uri, name, reports[-1].digest, context)
 
 

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from veclip_core import storage
-from veclip_core.pipeline import quality
+from veclip_core.pipeline import engines, quality
+from veclip_core.pipeline.budget import Limit
+from veclip_core.pipeline.captions import captions_of, make_captions, make_styles
 from veclip_core.pipeline.data import Chain
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
@@ -21,7 +23,10 @@ CAPTIONS_SCHEMA = pa.schema(
         )
     ]
 )  # fmt: skip
-"""One row a picture and AltText. `vecap` is the caption; `status` says what it is: fused, concatenated, vec, alt or error."""
+"""One row a picture and AltText. `vecap` is the caption; `status` says what it is: fused, concatenated, vec, alt or error.
+
+A style's follow: `vec_<style>`, `vecap_<style>`, `status_<style>`.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,28 +47,38 @@ def caption(settings: Settings, pictures: str, table: str, out: str) -> OwnRepor
 
     Raises:
         OwnPicturesError: when there is nothing to caption.
+        SettingsError: for a style that is not there.
         ListError: when the table of AltTexts can't be read.
     """
     own = settings.model_copy(
         update={"root": out, "pictures": pictures, "alt_texts": table, "cache": str(settings.cache_folder)}
     )
     chain = Chain(own, SCALES["own"])
+    limit = Limit.of(own)
+    engines.styles_of(chain.scale, own)  # what can't be made is said before pictures are packed
     chain.raw_urls()
     chain.shards()
-    chain.vecap()
+    make_captions(chain, limit=limit)
+    make_styles(chain, limit=limit)
     return export(chain)
 
 
 def export(chain: Chain) -> OwnReport:
     """Write the current captions of a scale as one table with the files' names, and the page about their quality."""
-    current = chain.current("select", "vecap")
+    current = captions_of(chain)
     sets = {name: current.input(chain.root, chain.source, name) for name in ("list_urls", "download", "select")}
+    styles = engines.styles_of(chain.scale, chain.settings)
+    styled = {style.name: captions_of(chain, style.name).shard_set(chain.root, chain.source) for style in styles}
+    schema = CAPTIONS_SCHEMA
+    for style in styled:
+        for column in ("vec", "vecap", "status"):
+            schema = schema.append(pa.field(f"{column}_{style}", pa.string()))
     uri = storage.join(chain.root, "captions.parquet")
     errors: Counter[str] = Counter()
     rows = 0
     with storage.scratch_folder(chain.root) as scratch:
         unfinished = scratch / "captions.parquet"
-        with pq.ParquetWriter(unfinished, CAPTIONS_SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
             markers = {name: shards.markers(current.shard_keys()) for name, shards in sets.items()}
             for key in sorted(markers["list_urls"]):
                 listed = {row["sample_id"]: row for row in sets["list_urls"].read_table(key).to_pylist()}
@@ -75,13 +90,22 @@ def export(chain: Chain) -> OwnReport:
                     _row(sample, pictures.get(sample["url_id"], {}), made.get(sample_id, {}))
                     for sample_id, sample in listed.items()
                 ]
+                for style, shards in styled.items():
+                    _add_style(table, style, shards.read_table(key).to_pylist() if shards.marker(key) else [])
                 errors.update(row["error"] for row in table if row["error"])
                 rows += len(table)
-                writer.write_table(pa.Table.from_pylist(table, CAPTIONS_SCHEMA))
+                writer.write_table(pa.Table.from_pylist(table, schema))
         storage.publish_file(Path(unfinished), uri)
-    found = quality.of_current(chain)
-    page = quality.write_page(chain, found)
+    pages = quality.write_pages(chain)
+    page, found = pages[""]
     return OwnReport(rows, rows - errors.total(), dict(errors.most_common()), uri, page, found.stand_in)
+
+
+def _add_style(table: list[dict[str, str | None]], style: str, selected: list[dict[str, str]]) -> None:
+    made = {row["sample_id"]: row for row in selected}
+    for row in table:
+        found = made.get(str(row["sample_id"]), {})
+        row |= {f"{column}_{style}": found.get(column) for column in ("vec", "vecap", "status")}
 
 
 def _row(sample: dict[str, str], picture: dict[str, str], made: dict[str, str]) -> dict[str, str | None]:

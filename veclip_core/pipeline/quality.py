@@ -13,6 +13,7 @@ from veclip_core.captioning.text_statistics import statistics_of
 from veclip_core.evaluation.report.caption_page import TEXT_NAMES, CaptionQuality, render
 from veclip_core.evaluation.report.inputs import CaptionExample
 from veclip_core.pipeline import engines
+from veclip_core.pipeline.captions import captions_of
 from veclip_core.pipeline.data import Chain
 from veclip_core.samples import ShardKey
 from veclip_core.shards import ShardSet, Totals
@@ -27,12 +28,12 @@ ROWS_SCORED = 400
 """By a CLIP model, where one is named."""
 SCORED_PX = 512
 """What a CLIP model sees is smaller."""
-SCORED_PX = 512
-"""What a CLIP model sees is smaller."""
 RANDOM_ROWS, EXAMPLES_OF_REASON = 24, 4
 
 
-def measure(chain: Chain, sets: Mapping[str, ShardSet], wanted: Sequence[ShardKey], partial: bool) -> CaptionQuality:
+def measure(
+    chain: Chain, sets: Mapping[str, ShardSet], wanted: Sequence[ShardKey], partial: bool, style: str = ""
+) -> CaptionQuality:
     """Counts over the `wanted` shards; lengths, words, shares and examples over a random lot of their rows."""
     markers = {name: sets[name].markers(wanted) for name in STAGES}
     keys = sorted(markers["select"])
@@ -55,6 +56,7 @@ def measure(chain: Chain, sets: Mapping[str, ShardSet], wanted: Sequence[ShardKe
         random=[_example(look) for look in examples.any],
         by_reason={reason: [_example(look) for look in looks] for reason, looks in examples.by_reason.items()},
         partial=partial,
+        style=style,
         similarity=similarity,
         scorer=scorer,
     )
@@ -83,11 +85,21 @@ def _similarity(
     return ClipScorer(model).cosines(images, texts) if images else {}
 
 
-def of_current(chain: Chain) -> CaptionQuality:
-    """Of the captions that are current."""
-    current = chain.current("select", "vecap")
+def of_current(chain: Chain, style: str = "") -> CaptionQuality:
+    """Of the scale's captions that are current, or of a style's."""
+    current = captions_of(chain, style)
     sets = {name: current.input(chain.root, chain.source, name) for name in STAGES}
-    return measure(chain, sets, current.shard_keys(), current.partial)
+    return measure(chain, sets, current.shard_keys(), current.partial, style)
+
+
+def write_pages(chain: Chain) -> dict[str, tuple[str, CaptionQuality]]:
+    """Write the page of the current captions and one of each style that settings ask for: style (`""` for none) to address and
+    numbers."""
+    pages = {}
+    for style in ("", *(style.name for style in engines.styles_of(chain.scale, chain.settings))):
+        found = of_current(chain, style)
+        pages[style] = (write_page(chain, found, f"captions-{style}" if style else "captions"), found)
+    return pages
 
 
 def write_page(chain: Chain, found: CaptionQuality, name: str = "captions") -> str:
@@ -108,6 +120,7 @@ def numbers_of(found: CaptionQuality) -> dict[str, Any]:
     return {
         "scale": found.scale,
         "captioner": found.captioner,
+        "style": found.style,
         "partial": found.partial,
         "verdict": found.verdict,
         "costs": list(found.costs),

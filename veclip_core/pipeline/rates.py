@@ -1,14 +1,18 @@
 """Rates of a captioner on a device: taken from captions made before, or measured on made-up pictures and pairs."""
 
+import json
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from veclip_core import storage
-from veclip_core.captioning.captioners import STAND_IN, Captioner
+from veclip_core.captioning.describe import DescribeConfig
 from veclip_core.captioning.engines.base import opened
 from veclip_core.captioning.fuse import FuseOperation, fuse_rows
+from veclip_core.captioning.styles import Style
+from veclip_core.config import Config
 from veclip_core.mendable import Mendable
 from veclip_core.pipeline import engines
 from veclip_core.pipeline.budget import Estimate, estimate, rate_of
@@ -32,8 +36,7 @@ def estimate_scale(settings: Settings, scale: Scale, like: Scale, devices: int, 
     Raises:
         NoRates: when neither captions nor a benchmark of this captioner are there.
     """
-    captioner = engines.captioner_of(scale, settings)
-    rates, samples_a_picture, measured_on = rates_of(settings, captioner, like)
+    rates, samples_a_picture, measured_on = rates_of(scale, settings, like)
     downloads = read_current(settings.root, scale.source.name, "download", scale.name)
     urls = read_current(settings.root, scale.source.name, "list_urls", scale.name)
     listed = urls.rows_ok if urls and not urls.partial else scale.parts * scale.source.rows_per_part
@@ -50,50 +53,100 @@ def estimate_scale(settings: Settings, scale: Scale, like: Scale, devices: int, 
     )
 
 
-def rates_of(settings: Settings, captioner: Captioner, like: Scale) -> tuple[dict[str, float], float, str]:
-    """Stage to rows a device's second, samples (AltTexts) a picture, and where that was measured."""
-    models = {"describe": captioner.describer, "fuse": captioner.fuser}
-    if captioner.one_pass:
-        models = {"fuse": captioner.describer}
-    totals = {stage: _totals(settings.root, like.source.name, stage, model) for stage, model in models.items()}
-    made = {stage: rate_of(found, settings.tensor_parallel) for stage, found in totals.items() if found}
-    if len(made) == len(models) and all(made.values()):
-        described, fused = totals.get("describe"), totals["fuse"]
-        samples = fused.rows_in / described.rows_in if described and fused and described.rows_in else 1.0
-        return made, samples, f"captions of source {like.source.name} at {settings.root}"
-    for row in reversed(_table(settings)):
-        if (row["describer"], row["fuser"]) == (captioner.describer, captioner.fuser):
-            rates = {stage: row[f"{stage}_per_s"] for stage in models}
-            return rates, 1.0, f"benchmark of {row['when']} on {row['device']}"
-    raise NoRates(
-        f"nothing was measured with {captioner.describer} and {captioner.fuser or 'one pass'} at {settings.root}: run"
-        " `veclip run vecap --canary 0.1%`, or `veclip benchmark`, on the machine that will do it"
-    )
+def rates_of(scale: Scale, settings: Settings, like: Scale) -> tuple[dict[str, float], float, str]:
+    """Stage (`fuse`, of a style `fuse short`) to rows a device's second, samples (AltTexts) a picture, and where that was measured.
+
+    A style that was not made yet takes the rate of the scale's own captions.
+
+    Raises:
+        NoRates: see `estimate_scale`.
+    """
+    captioner = engines.captioner_of(scale, settings)
+    wanted = _generating(scale, settings, None)
+    found = {stage: _made_before(settings.root, like.source.name, stage, config) for stage, config in wanted.items()}
+    own = {stage: rate_of(made.totals, settings.tensor_parallel) for stage, made in found.items() if made}
+    if len(own) == len(wanted) and all(own.values()):
+        samples, measured_on = _samples_a_picture(found), f"captions of source {like.source.name} at {settings.root}"
+    else:
+        row = next(
+            (
+                row
+                for row in reversed(_table(settings))
+                if (row["describer"], row["fuser"]) == (captioner.describer, captioner.fuser)
+            ),
+            None,
+        )
+        if row is None or "check" in wanted:
+            raise NoRates(
+                f"nothing was measured with {captioner.describer} and {captioner.fuser or 'one pass'} at {settings.root}: run"
+                " `veclip run vecap --canary 0.1%`, or `veclip benchmark`, on the machine that will do it"
+            )
+        own = {stage: row[f"{stage}_per_s"] for stage in wanted}
+        samples, measured_on = 1.0, f"benchmark of {row['when']} on {row['device']}"
+    rates = dict(own)
+    for style in engines.styles_of(scale, settings):
+        for stage, config in _generating(scale, settings, style).items():
+            made = _made_before(settings.root, like.source.name, stage, config)
+            rate = rate_of(made.totals, settings.tensor_parallel) if made else 0.0
+            rates[f"{stage} {style.name}"] = rate or own[stage]
+    return rates, samples, measured_on
 
 
-def _totals(root: str, source: str, stage: str, model: str) -> Totals | None:
-    """The sums over all markers of a stage that this model made."""
+def _generating(scale: Scale, settings: Settings, style: Style | None) -> dict[str, Config]:
+    """The configurations of the stages that hold devices, but for the weights' revisions."""
+    captioner = engines.captioner_of(scale, settings)
+    anew = style is None or engines.own_description(captioner, style)
+    found: dict[str, Config] = {}
+    if anew and not captioner.one_pass:
+        found["describe"] = DescribeConfig(describer=engines.describing_config(captioner, style))
+    if anew and settings.ethics == "judge":
+        found["check"] = engines.check_config_for(scale, settings, style)
+    return found | {"fuse": engines.fusing_config(captioner, style)}
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What one identity of a stage has done."""
+
+    identity: str
+    inputs: Mapping[str, str]
+    totals: Totals
+
+
+def _made_before(root: str, source: str, stage: str, wanted: Config) -> _Made | None:
+    """The identity with most rows among those that were made with a configuration."""
     folder = storage.join(root, source, stage)
     names = storage.list_files(folder)
-    markers: list[Mapping[str, Any]] = []
+    made = []
     for name in names:
         identity, _, rest = name.partition("/")
-        if rest == "config.json" and _made_by(model, storage.read_json(storage.join(folder, name))["config"]):
-            found = [each for each in names if each.startswith(f"{identity}/part-") and each.endswith(".success.json")]
-            markers += [storage.read_json(storage.join(folder, each)) for each in found]
-    return Totals.of(markers) if markers else None
+        if rest != "config.json":
+            continue
+        found = storage.read_json(storage.join(folder, name))
+        if _deciding(found["config"]) == _deciding(wanted.model_dump(mode="json")):
+            markers = [
+                each for each in names if each.startswith(f"{identity}/part-") and each.endswith(".success.json")
+            ]
+            contents = storage.read_many([storage.join(folder, each) for each in markers]).values()
+            made.append(_Made(identity, found["inputs"], Totals.of(map(json.loads, contents))))
+    return max(made, key=lambda one: one.totals.rows_in, default=None)
 
 
-def _made_by(model: str, config: Mapping[str, Any]) -> bool:
-    deciding = config.get("describer", config)
-    if "engine" not in deciding:
-        return model == STAND_IN and "features" in deciding
-    named = deciding["engine"]["model"]
-    return (
-        named == model
-        or named == model.rstrip("/").rpartition("/")[2]
-        or (model == engines.SMALL_FUSER and named == engines.SMOLLM2)
-    )
+def _deciding(config: Any) -> Any:
+    """What of a stage's configuration tells on its speed: not the revision, the folder or the thresholds of its check."""
+    if isinstance(config, Mapping):
+        kept = {name: _deciding(value) for name, value in config.items() if name not in ("revision", "thresholds")}
+        if isinstance(kept.get("model"), str):
+            kept["model"] = str(kept["model"]).rstrip("/").rpartition("/")[2]
+        return kept
+    return [_deciding(value) for value in config] if isinstance(config, list) else config
+
+
+def _samples_a_picture(made: Mapping[str, _Made | None]) -> float:
+    described, fused = made.get("describe"), made.get("fuse")
+    if described and fused and fused.inputs.get("describe") == described.identity and described.totals.rows_in:
+        return fused.totals.rows_in / described.totals.rows_in
+    return 1.0
 
 
 def measure_rates(settings: Settings, scale: Scale, pictures: int, pairs: int) -> str:

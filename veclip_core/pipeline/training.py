@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from veclip_core import storage
-from veclip_core.mixing.choose import CONTROL
+from veclip_core.mixing.choose import further_columns
 from veclip_core.pipeline.data import Chain
 from veclip_core.shards import Current, NotMadeYet
 from veclip_core.tracking import MlflowTracker, NoTracker, Tracker
@@ -60,8 +60,8 @@ def train_arm(
     Raises:
         NotMadeYet: without a manifest.
     """
-    manifest, partial = manifest_table(chain, arm)
     recipe = recipe_of(chain, arm, seed, overrides)
+    manifest, partial = manifest_table(chain, arm, recipe.weights)
     identity = training_identity(recipe, manifest)[:16]
     folder = storage.join(chain.root, chain.source, "train", identity)
     report = train(
@@ -124,8 +124,11 @@ def manifest_of(chain: Chain, arm: str) -> Current:
     return chain.current("mix", arm_named(arm).manifest)
 
 
-def manifest_table(chain: Chain, arm: str) -> tuple[ManifestTable, bool]:
-    """The manifest that an arm reads, and whether it is partial. Raises NotMadeYet with the command that makes it."""
+def manifest_table(chain: Chain, arm: str, weights: Mapping[str, float]) -> tuple[ManifestTable, bool]:
+    """The manifest that an arm reads, with the columns that have weights, and whether it is partial.
+
+    Raises NotMadeYet with the command that makes it.
+    """
     current = manifest_of(chain, arm)
     shards = current.shard_set(chain.root, chain.source)
     mapped = chain.settings.cache_folder / "manifests" if current.rows_ok > MANIFESTS_IN_MEMORY_ROWS else None
@@ -135,7 +138,7 @@ def manifest_table(chain: Chain, arm: str) -> tuple[ManifestTable, bool]:
         [shards.file(key, "parquet") for key in sorted(shards.markers(current.shard_keys()))],
         digest=current.digest,
         cache_folder=mapped,
-        further_columns=[CONTROL] if CONTROL in arm_named(arm).weights else [],
+        further_columns=further_columns(weights),
     )
     return table, current.partial
 

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from veclip_core.captioning.shuffle import ShuffleConfig
+from veclip_core.captioning.styles import Style
 from veclip_core.config import digest_of
 from veclip_core.evaluation.evaluate import EvaluationConfig
-from veclip_core.mixing.manifest import CONTROL_MIX, MixConfig
+from veclip_core.mixing.manifest import CONTROL_MIX
 from veclip_core.pipeline.data import download_config
 from veclip_core.pipeline.engines import (
     captioner_of,
@@ -18,7 +19,9 @@ from veclip_core.pipeline.engines import (
     describing_config,
     fusing_config,
     select_config_for,
+    styles_of,
 )
+from veclip_core.pipeline.manifests import mix_config
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
 from veclip_core.training.arms import ARMS, EXPERIMENT, TRAINED_AT_EVERY_SCALE
@@ -29,22 +32,26 @@ def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
     """Asset kind to a short hash of its configuration."""
     captioner = captioner_of(scale, settings)
     recipe = RECIPES[scale.recipe]
+
+    def captions(style: Style | None) -> list[str]:
+        return [
+            describing_config(captioner, style).identity(),
+            check_config_for(scale, settings, style).identity(),
+            fusing_config(captioner, style).identity(),
+            select_config_for(captioner, style).identity(),
+        ]
+
     deciding: dict[str, Sequence[Any]] = {
         "raw_urls": [scale.source.name, scale.source.rows_per_part, scale.source.rows_per_shard],
         "shards": [download_config(scale).identity()],
-        "vecap": [
-            describing_config(captioner).identity(),
-            check_config_for(scale, settings).identity(),
-            fusing_config(captioner).identity(),
-            select_config_for(captioner).identity(),
-        ],
-        "manifest": [MixConfig().identity()],
+        "vecap": [version for style in (None, *styles_of(scale, settings)) for version in captions(style)],
+        "manifest": [mix_config(scale, settings).identity()],
         "eval_report": [EvaluationConfig().identity()],
     }
     deciding |= {arm: [recipe.identity(), dict(ARMS[arm].weights)] for arm in TRAINED_AT_EVERY_SCALE}
     trainings = [[arm, dict(ARMS[arm].weights), EXPERIMENT.seeds] for arm in EXPERIMENT.arms]
     deciding |= {
-        "vecap_control": [ShuffleConfig().identity(), *deciding["vecap"]],
+        "vecap_control": [ShuffleConfig().identity(), *captions(None)],
         "manifest_control": [CONTROL_MIX.identity()],
         "arms": [recipe.identity(), trainings],
         "experiment_report": [EvaluationConfig().identity(), asdict(EXPERIMENT)],

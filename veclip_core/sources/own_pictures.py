@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 FILE_COLUMNS = ("file", "filename", "file_name", "filepath", "path", "image", "image_path", "name", "key", "url")
 """Names by which a table's column of files is known, upper or lower case, in order of preference."""
+NAMED = "named_in_the_table"
+"""In a marker's sums: pictures that the table of AltTexts has a text for."""
 PICTURES_PER_SHARD = 500
 """Of a folder. Smaller shards than a crawl's: a stopped run loses less, and a folder is small."""
 
@@ -49,6 +51,8 @@ class OwnPicturesError(Mendable, ValueError):
 class OwnConfig(Config):
     """What decides the rows: the files by name, size and time, and the table of AltTexts by content; not where a folder lies."""
 
+    version: int = 2
+    """Raised when other AltTexts are found: since 2 a name that several pictures have is nobody's."""
     listing: str
     """Digest over the names, sizes and times of pictures and of the texts beside them, or of the tars."""
     table: str = ""
@@ -143,6 +147,11 @@ class Listing:
     def grid(self) -> Grid:
         return Grid(1, len(self.shards))
 
+    @property
+    def example(self) -> str:
+        """A name that a table may call a picture by."""
+        return f"{self.shards[0][0]}#<key>" if self.packed else self.shards[0][0]
+
     def operations(self) -> tuple["ListOwn", "PackOwn"]:
         """What makes `list_urls` and `download` of it."""
         return ListOwn(self.config, self), PackOwn(self.config, self)
@@ -158,7 +167,8 @@ class ListOwn:
 
     @contextmanager
     def open(self) -> Iterator[Work]:
-        alt_texts = AltTexts(self.listing.pictures.table)
+        names = [] if self.listing.packed else [name for shard in self.listing.shards for name in shard]
+        alt_texts = AltTexts(self.listing.pictures.table, names)
         yield lambda task: _list(task, self.listing, alt_texts)
 
 
@@ -177,14 +187,14 @@ class PackOwn:
 
 def _list(task: ShardTask, listing: Listing, alt_texts: "AltTexts") -> RowCounts:
     rows: list[dict[str, Any]] = []
-    names = listing.shards[task.key.shard]
+    names, before = listing.shards[task.key.shard], alt_texts.found
     if listing.packed:
         found = read_tar(names[0])
         for lost, reason in found.lost.items():
             name = f"{names[0]}#{lost}"
             rows.append(_row(name, own_id(name), "", error=reason))
         for of_url, (key, member) in found.by_id(names[0]).items():
-            rows.append(_row(f"{names[0]}#{key}", of_url, alt_texts.of(key) or member.text))
+            rows.append(_row(f"{names[0]}#{key}", of_url, alt_texts.of_sample(names[0], key) or member.text))
     else:
         fs, folder = storage.filesystem(listing.pictures.uri)
         for name in names:
@@ -196,7 +206,9 @@ def _list(task: ShardTask, listing: Listing, alt_texts: "AltTexts") -> RowCounts
     rows.sort(key=lambda row: (row["url_id"], row["sample_id"]))
     task.write(pa.Table.from_pylist(rows, LIST_URLS_SCHEMA))
     errors = Counter(row["error"] for row in rows if row["error"])
-    return RowCounts(len(rows), len(rows) - errors.total(), dict(errors))
+    return RowCounts(
+        len(rows), len(rows) - errors.total(), dict(errors), extra={NAMED: float(alt_texts.found - before)}
+    )
 
 
 def _row(name: str, of_url: str, alt: str, error: str | None = None) -> dict[str, Any]:
@@ -258,10 +270,18 @@ def _link(task: ShardTask, listing: Listing) -> RowCounts:
 
 
 class AltTexts:
-    """The table of AltTexts: a file is looked up by its path, else by its name, with or without suffix."""
+    """The table of AltTexts.
 
-    def __init__(self, table: str) -> None:
+    A file is looked up by its path, else by a name that no other file has: without its folder, without its suffix, or both. A
+    tar's sample by `<tar>#<key>`, its key, or its key with a picture's suffix.
+    """
+
+    def __init__(self, table: str, files: Sequence[str] = ()) -> None:
         self._known: dict[str, str] = {}
+        self.found = 0
+        """Look-ups that found a text."""
+        named = Counter(name for file in files for name in _names(file))
+        self._shared = {name for name, count in named.items() if count > 1}
         if not table:
             return
         malformed = twice = 0
@@ -275,8 +295,30 @@ class AltTexts:
             logger.warning("%s: %d rows can't be read (a comma inside a text needs quotation marks)", table, malformed)
         if twice:
             logger.warning("%s: %d rows name a file again, with another text: the first is taken", table, twice)
+        if unclear := sorted(self._shared & self._known.keys() - set(files)):
+            logger.warning(
+                "%s: %d names are those of several pictures, such as %r: write their paths",
+                table,
+                len(unclear),
+                unclear[0],
+            )
 
-    def of(self, name: str) -> str | None:
-        base = name.rpartition("/")[2]
-        stem = base.rpartition(".")[0] or base
-        return next((self._known[key] for key in (name, base, stem) if key in self._known), None)
+    def of(self, file: str) -> str | None:
+        """Of a folder's picture."""
+        return self._first(file, *(name for name in _names(file) if name not in self._shared))
+
+    def of_sample(self, tar: str, key: str) -> str | None:
+        """Of a tar's sample."""
+        return self._first(f"{tar}#{key}", key, *(f"{key}.{suffix}" for suffix in SUFFIXES))
+
+    def _first(self, *names: str) -> str | None:
+        text = next((self._known[name] for name in names if name in self._known), None)
+        self.found += text is not None
+        return text
+
+
+def _names(file: str) -> list[str]:
+    """What a table may call a file instead of its path, the longer first."""
+    base = file.rpartition("/")[2]
+    names = {base, file.rpartition(".")[0], base.rpartition(".")[0]} - {""}
+    return sorted(names, key=lambda name: (-len(name), name))

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from veclip_core import storage
+from veclip_core.config import digest_of
 from veclip_core.mendable import Mendable
 from veclip_core.mixing.choose import caption_of
 from veclip_core.training.pictures import PictureCache, Pictures, StreamedPictures
@@ -35,6 +36,10 @@ COLUMNS = ("sample_id", "tar", "offset", "bytes", *VOCABULARY_COLUMNS)
 
 # Purposes of random streams: no two of them share numbers.
 _ORDER, _CROP = 1, 2
+
+
+class ColumnsMissing(Mendable, ValueError):
+    """A manifest has no such caption column; the message says how to get it."""
 
 
 class EmptyManifest(Mendable, ValueError):
@@ -98,7 +103,7 @@ def load_manifest(
 
     Raises:
         EmptyManifest: when there is no row.
-        ValueError: when a column is missing.
+        ColumnsMissing: when a column is missing.
     """
     uris = [path if "://" in path or path.startswith("/") else storage.join(source_uri, path) for path in paths]
     digest = digest or _digest_of_files(uris)
@@ -107,7 +112,7 @@ def load_manifest(
         tables = list(_tables(uris, columns))
         table = pa.concat_tables(tables) if tables else pa.table({name: [] for name in columns})
     else:
-        table = _memory_mapped(uris, columns, cache_folder / f"manifest-{digest[:24]}.arrow")
+        table = _memory_mapped(uris, columns, cache_folder / f"manifest-{digest[:24]}-{digest_of(columns)[:8]}.arrow")
     if not table.num_rows:
         raise EmptyManifest(
             f"the manifest of {source_uri} has no rows: no picture with a text came through the stages before"
@@ -130,7 +135,10 @@ def _tables(uris: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         parquet = pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri)), pre_buffer=False)
         missing = [name for name in columns if name not in parquet.schema_arrow.names]
         if missing:
-            raise ValueError(f"{uri}: columns {missing} are missing; is this a manifest of the mix stage?")
+            raise ColumnsMissing(
+                f"{uri} has no columns {missing}: make the manifest again with the styles that they belong to (VECLIP_STYLES), or"
+                " give it no weight"
+            )
         for number in range(parquet.num_row_groups):
             yield parquet.read_row_group(number, columns=list(columns))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from veclip_core.config import Config
-from veclip_core.mixing.choose import SOURCES
+from veclip_core.mixing.choose import SOURCES, is_source
 
 SAMPLE_MODEL = "sample-rn"
 
@@ -35,7 +35,7 @@ class Recipe(Config):
     context_length: int = Field(24, ge=4)
     """Tokens read of a text, start and end included; the rest is cut off."""
     weights: dict[str, float] = ALT_TEXT_ONLY
-    """Caption source (`alt`, `vec`, `vecap`, `template`, `control`) to its share of the draws."""
+    """Caption source (`alt`, `vec`, `vecap`, `template`, `control`, a style's `vecap_short`) to its share of the draws."""
     loss: Literal["clip"] = "clip"
     """Softmax cross-entropy over the batch, both ways."""
     seed: int = Field(0, ge=0)
@@ -58,9 +58,10 @@ class Recipe(Config):
     @classmethod
     def _weights_are_ordered(cls, weights: dict[str, float]) -> dict[str, float]:
         """Sorted by source: the draw runs along them, and equal mixes must have equal identities."""
-        unknown = sorted(set(weights) - set(SOURCES))
-        if unknown:
-            raise ValueError(f"unknown caption sources {unknown}: use {', '.join(SOURCES)}")
+        if unknown := sorted(name for name in weights if not is_source(name)):
+            raise ValueError(
+                f"unknown caption sources {unknown}: use {', '.join(SOURCES)}, or a style's such as vecap_short"
+            )
         if any(weight < 0 for weight in weights.values()) or not sum(weights.values()) > 0:
             raise ValueError("caption weights must be positive or zero, and one positive")
         return dict(sorted(weights.items()))

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from veclip_core.captioning.engines import chat
@@ -12,6 +13,8 @@ from veclip_core.captioning.engines.weights import checked_config, resolve_model
 log = logging.getLogger(__name__)
 
 BATCH = 32
+AHEAD = 4
+"""Batches of pictures that are in memory at a time."""
 MIN_SHARED = 64
 """Tokens that all prompts must begin with to be worth computing once."""
 
@@ -52,7 +55,19 @@ class TransformersEngine:
         self._specials = chat.special_tokens(self._tokenizer)
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> list[list[Generation]]:
-        requests = list(requests)
+        taken = iter(requests)
+        first = next(taken, None)
+        if first is None:
+            return []
+        # Texts are sorted over all of them; of pictures, which are large, only some are in memory.
+        some = None if first.image is None else AHEAD * (self.runtime.batch_size or BATCH)
+        answers: list[list[Generation]] = []
+        taken = chain([first], taken)
+        while window := list(islice(taken, some)):
+            answers += self._generate(window, sampling)
+        return answers
+
+    def _generate(self, requests: list[Request], sampling: Sampling) -> list[list[Generation]]:
         prompts = [chat.render(request, self._owner, self._specials) for request in requests]
         ids = [chat.token_ids(prompt, self._tokenizer) for prompt in prompts]
         results: dict[int, list[Generation]] = {}

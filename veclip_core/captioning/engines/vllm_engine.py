@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 BATCH = 128
 AHEAD = 2
 """Batches of pictures that are preprocessed before they are computed."""
+OWN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+"""vLLM's variable: whether the engine computes in a process of its own. What is set stays."""
 CPU_BLOCK = 32
 """Tokens of a KV block on the CPU. Prefixes are shared by whole blocks: the build's 128 would recompute up to 127 tokens a row."""
 
@@ -151,9 +153,11 @@ def _prepare_environment(runtime: EngineRuntime, offline: bool) -> _Process:
     """Set what vLLM takes from the environment only, and reads when it is imported; returns what was there before."""
     before = _Process.now()
     wanted = {
-        # On a CPU the engine loads in 4 s instead of 49 s in one process, and dies with its worker. Beside a GPU a process of its
-        # own computes while this one prepares the next pictures.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if _has_cpu_build() else "1",
+        # On a CPU the engine loads in 4 s instead of 49 s in one process. Beside a GPU a process of its own computes while this
+        # one prepares the next pictures.
+        OWN_PROCESS: before.environment.get(OWN_PROCESS, "0" if _has_cpu_build() else "1"),
+        # A forked engine would have lost the thread by which it ends with its worker (processes.end_with_parent).
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_CPU_KVCACHE_SPACE": str(runtime.kv_cache_gb),

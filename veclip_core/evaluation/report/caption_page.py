@@ -34,6 +34,8 @@ class CaptionQuality:
     random: Sequence[CaptionExample] = ()
     by_reason: Mapping[str, Sequence[CaptionExample]] = field(default_factory=dict)
     partial: bool = False
+    style: str = ""
+    """Of which of the further captions; empty for the scale's own."""
     similarity: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """AltText, VeC and VeCap -> cosines of picture and text under a CLIP model, where one scored them."""
     scorer: str = ""
