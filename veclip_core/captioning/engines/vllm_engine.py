@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,8 @@ AHEAD = 2
 """Batches of pictures that are preprocessed before they are computed."""
 OWN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 """vLLM's variable: whether the engine computes in a process of its own. What is set stays."""
+WATCH_S = 1.0
+"""Between two looks at whether the engine's process lives."""
 CPU_BLOCK = 32
 """Tokens of a KV block on the CPU. Prefixes are shared by whole blocks: the build's 128 would recompute up to 127 tokens a row."""
 
@@ -70,6 +73,8 @@ class VllmEngine:
         if config.chat_template:
             self._owner.chat_template = config.chat_template
         self._specials = chat.special_tokens(self._tokenizer)
+        self._closed = threading.Event()
+        threading.Thread(target=self._raise_when_it_dies, name="engine watch", daemon=True).start()
 
     def generate(self, requests: Iterable[Request], sampling: Sampling) -> list[list[Generation]]:
         from vllm.exceptions import VLLMValidationError
@@ -121,9 +126,23 @@ class VllmEngine:
         while at_most is not None and engine.get_num_unfinished_requests() > at_most:
             outputs += [output for output in engine.step() if output.finished]
 
+    def _raise_when_it_dies(self) -> None:
+        """Wake whoever waits for an answer of an engine that was killed in its own process.
+
+        vLLM 0.32's synchronous client notes the death, refuses further requests, and leaves `step` waiting for ever.
+        """
+        client = self._llm.llm_engine.engine_core
+        if not hasattr(client, "outputs_queue"):  # the engine is in this process
+            return
+        while not self._closed.wait(WATCH_S):
+            if client.resources.engine_dead:
+                client.outputs_queue.put_nowait(RuntimeError("vLLM's engine process died"))
+                return
+
     def close(self) -> None:
         from vllm.distributed import cleanup_dist_env_and_memory
 
+        self._closed.set()
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
         cleanup_dist_env_and_memory()
