@@ -29,6 +29,8 @@ import pyarrow as pa
 
 from veclip_core.settings import CPU_COUNT, Settings
 
+sys.path.append(str(Path(__file__).parents[1]))  # the tiny models and clusters of the tests
+
 SWEEP: list[dict[str, Any]] = [
     {},
     {"max_num_seqs": 64},

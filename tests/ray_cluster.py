@@ -2,10 +2,13 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 PROJECT = Path(__file__).parents[1]
 MEMORY = 200 * 1024**2
@@ -17,6 +20,8 @@ def cluster_of(nodes: int, cpus: int = 2, **environment: str) -> Iterator[Any]:
     """A `ray.cluster_utils.Cluster`; `environment` is what its workers see. The calling process is not connected to it."""
     from ray.cluster_utils import Cluster
 
+    if " " in sys.executable:
+        pytest.skip(f"Ray starts no worker from a path with a space: {sys.executable}")
     paths = os.pathsep.join(path for path in (str(PROJECT), environment.pop("PYTHONPATH", "")) if path)
     own = {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0", **environment}
     before = {name: os.environ.get(name) for name in own}

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -59,7 +60,10 @@ class RayExecutor:
         import ray
 
         free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
-        return f"waiting for Ray: an actor needs {self.cpus} CPUs and {self.gpus} GPUs of one machine, free are {free}"
+        wait = f"waiting for Ray: an actor needs {self.cpus} CPUs and {self.gpus} GPUs of one machine, free are {free}"
+        if " " in sys.executable:
+            wait += f". Ray starts no worker from a path with a space: if the cluster runs from {sys.prefix}, move it"
+        return wait
 
     def run(self, job: ShardJob, tasks: Sequence[Task], more: Callable[[], bool]) -> Iterable[ShardDone]:
         """Raises NoCluster with what mends it."""
