@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -276,7 +276,9 @@ def vllm_server() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     folder = converted_smollm2(Settings.from_environment().cache_folder / "weights")
     port = free_port()
     command = [
-        str(Path(sys.executable).with_name("vllm")), "serve", str(folder), "--served-model-name", SMOLLM2, "--port", str(port),
+        # What `vllm serve` starts; the command itself does not run from the CPU build, which has another package's name.
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", SMOLLM2,
+        "--port", str(port),
         "--host", "127.0.0.1", "--dtype", "bfloat16", "--max-model-len", "2048", "--enforce-eager", "--no-enable-chunked-prefill",
         "--max-num-batched-tokens", "32768", "--max-num-seqs", "32",
     ]  # fmt: skip
@@ -295,7 +297,8 @@ def vllm_server() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
                 time.sleep(1)
         yield url, process
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
