@@ -157,13 +157,13 @@ def as_data(text: str, max_bytes: int) -> str:
 @cache
 def fuse_prompts() -> dict[str, FusePrompt]:
     """The presets by id."""
-    return {prompt["id"]: FusePrompt.model_validate(prompt) for prompt in _read("fuse.json")}
+    return {prompt["id"]: FusePrompt.model_validate(prompt) for prompt in read_presets("fuse.json")}
 
 
 @cache
 def describe_prompts() -> dict[str, DescribePrompt]:
     """The presets by id."""
-    return {prompt["id"]: DescribePrompt.model_validate(prompt) for prompt in _read("describe.json")}
+    return {prompt["id"]: DescribePrompt.model_validate(prompt) for prompt in read_presets("describe.json")}
 
 
 def fuse_prompt(prompt_id: str) -> FusePrompt:
@@ -183,7 +183,7 @@ def describe_prompt(prompt_id: str) -> DescribePrompt:
 @cache
 def rewrite_prompts() -> dict[str, RewritePrompt]:
     """The presets by id."""
-    return {prompt["id"]: RewritePrompt.model_validate(prompt) for prompt in _read("rewrite.json")}
+    return {prompt["id"]: RewritePrompt.model_validate(prompt) for prompt in read_presets("rewrite.json")}
 
 
 def rewrite_prompt(prompt_id: str) -> RewritePrompt:
@@ -196,7 +196,7 @@ def rewrite_prompt(prompt_id: str) -> RewritePrompt:
 @cache
 def judge_prompts() -> dict[str, JudgePrompt]:
     """The presets by id."""
-    return {prompt["id"]: JudgePrompt.model_validate(prompt) for prompt in _read("judge.json")}
+    return {prompt["id"]: JudgePrompt.model_validate(prompt) for prompt in read_presets("judge.json")}
 
 
 def judge_prompt(prompt_id: str) -> JudgePrompt:
@@ -206,6 +206,7 @@ def judge_prompt(prompt_id: str) -> JudgePrompt:
     return judge_prompts()[prompt_id]
 
 
-def _read(name: str) -> list[dict[str, Any]]:
+def read_presets(name: str) -> list[dict[str, Any]]:
+    """The entries of a file of `prompt_texts/`."""
     text = (resources.files("veclip_core.captioning") / "prompt_texts" / name).read_text(encoding="utf-8")
     return json.loads(text)

@@ -64,8 +64,9 @@ def choose_caption(alt_text: str, vec: str, candidates: Sequence[Mapping[str, An
     if alt_text and vec:
         why = rejected[-1] if rejected else "no_candidate"
         fallbacks = {"concatenated": template_fusion(alt_text, vec), "vec": vec, "alt": alt_text}
-        short = [name for name, text in fallbacks.items() if len(text.split()) <= (config.fallback_words or len(text))]
-        status = (short or sorted(fallbacks, key=lambda name: len(fallbacks[name].split())))[0]
+        length = {name: len(text.split()) for name, text in fallbacks.items()}
+        fitting = [name for name in fallbacks if config.fallback_words is None or length[name] <= config.fallback_words]
+        status = fitting[0] if fitting else min(length, key=lambda name: length[name])
         return Choice(fallbacks[status], status, why, scores=scores)
     if vec:
         return Choice(vec, "vec", "no_alt_text")

@@ -3,12 +3,11 @@
 A style is data: an entry of `prompt_texts/styles.json` names its prompts and says what its captions must satisfy.
 """
 
-import json
 from functools import cache
-from importlib import resources
 
 from pydantic import Field, field_validator
 
+from veclip_core.captioning.prompts import read_presets
 from veclip_core.captioning.quality import QualityThresholds, VecThresholds
 from veclip_core.config import Config
 from veclip_core.mixing.choose import CONTROL
@@ -62,8 +61,7 @@ class Style(Config):
 @cache
 def styles() -> dict[str, Style]:
     """The presets by name."""
-    text = (resources.files("veclip_core.captioning") / "prompt_texts" / "styles.json").read_text(encoding="utf-8")
-    return {style["name"]: Style.model_validate(style) for style in json.loads(text)}
+    return {style["name"]: Style.model_validate(style) for style in read_presets("styles.json")}
 
 
 def style_named(name: str) -> Style:

@@ -15,8 +15,8 @@ KEPT_NAMES = {"alt": "words of the AltText", "names": "names and numbers of the 
 STATUS_NOTES = {
     "fused": "the language model's own sentence, which passed the check",
     "concatenated": "AltText and VeC one after the other, because no sentence passed",
-    "vec": "the VeC alone: there is no AltText, or it was refused",
-    "alt": "the AltText alone: there is no VeC, or it was refused",
+    "vec": "the VeC alone: there is no AltText, or it was refused, or both together were too long for the style",
+    "alt": "the AltText alone: there is no VeC, or it was refused, or it was too long for the style",
 }
 
 
