@@ -181,13 +181,14 @@ def _report_name(scale: str, experiment: bool) -> str:
 @app.command()
 def status(scale: ScaleOption = "sample") -> None:
     """What is done, pending and set aside, stage by stage."""
+    from veclip_core.pipeline.engines import styles_of
     from veclip_core.shards import read_current
 
     settings, chosen = Settings.from_environment(), scale_of(scale)
     typer.echo(f"{'stage':<13}{'shards done':>12}{'pending':>9}{'set aside':>11}{'rows ok':>10}  identity")
     made = [(stage, stage, chosen.name) for stages in STAGES_OF_ASSET.values() for stage in stages]
-    for style in settings.styles:
-        made += [(f"{stage} {style}", stage, f"{chosen.name}-{style}") for stage in ("fuse", "select")]
+    for style in styles_of(chosen, settings):
+        made += [(f"{stage} {style.name}", stage, f"{chosen.name}-{style.name}") for stage in ("fuse", "select")]
     for name, stage, label in made:
         current = read_current(settings.root, chosen.source.name, stage, label)
         if current is None:
