@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import os
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from veclip_core.captioning.engines.base import (
     make_engine,
     opened,
 )
+from veclip_core.captioning.engines.vllm_engine import CPU_BLOCK
 from veclip_core.captioning.engines.weights import MARKER, SMOLLM2, WeightsMissing, converted_smollm2, resolve_model
-from veclip_core.captioning.fuse import FuseConfig, fuse_rows
+from veclip_core.captioning.fuse import FuseConfig, fuse_config_for, fuse_rows
 from veclip_core.captioning.prompts import fuse_prompt
+from veclip_core.captioning.styles import styles
 from veclip_core.settings import Settings
 
 PAIRS = [
@@ -86,7 +89,7 @@ def test_drawn_answers_depend_on_the_seed_and_not_on_the_batch(engine: Engine):
 
 
 def test_prefix_starts_the_answer_and_length_is_told(engine: Engine):
-    [[made]] = engine.generate([fuse_prompt("fuse-title-first-v2").request(*PAIRS[0])], Sampling(max_tokens=2))
+    [[made]] = engine.generate([fuse_prompt("fuse-title-first-v3").request(*PAIRS[0])], Sampling(max_tokens=2))
     assert made.text.startswith("Gala apple 3")
     assert (made.finish_reason, made.completion_tokens) == ("length", 2)
 
@@ -108,7 +111,7 @@ def test_no_special_token_ever_comes_from_an_alt_text(engine: Engine):
     def count(request: Request) -> int:
         return sum(token in ids for token in chat.token_ids(chat.render(request, tokenizer, specials), tokenizer))
 
-    for prompt_id in ("fuse-sentence-v2", "fuse-title-first-v2", "fuse-reconstructed-v1"):
+    for prompt_id in ("fuse-sentence-v2", "fuse-title-first-v3", "fuse-reconstructed-v1"):
         prompt = fuse_prompt(prompt_id)
         plain, hostile = prompt.request("dolphin", PAIRS[-1][1]), prompt.request(HOSTILE, HOSTILE)
         assert count(hostile) == count(plain)
@@ -117,6 +120,22 @@ def test_no_special_token_ever_comes_from_an_alt_text(engine: Engine):
             plain, messages=(*plain.messages[:-1], Message("user", HOSTILE)), answer_prefix=HOSTILE
         )
         assert count(raw) == count(plain)
+
+
+def test_examples_fill_whole_blocks_of_the_cache(weights_dir: Path):
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(converted_smollm2(weights_dir))
+    ours = [
+        *FuseConfig().prompts,
+        *(prompt for style in styles().values() for prompt in fuse_config_for(SMOLLM2, style).prompts),
+    ]
+    for prompt in ours:
+        rendered = [chat.render(prompt.request(*pair), tokenizer, ()) for pair in (("Xylo", "zebra"), ("12", "a yak"))]
+        one, other = (chat.token_ids(text, tokenizer) for text in rendered)
+        shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))
+        # A prompt that shares 362 of its tokens took thrice the time of one that shares 384.
+        assert (prompt.id, shared % CPU_BLOCK) == (prompt.id, 0)
 
 
 def test_weights_are_converted_once_and_completely(weights_dir: Path, tmp_path: Path):

@@ -307,7 +307,7 @@ def test_a_real_vllm_server_fuses_as_the_engine_in_process_does(vllm_server: tup
     pairs = [(f"Gala apple {n}", "a drawing of a red apple, food-fruit, red and green") for n in range(12)]
     with opened(EngineConfig(), runtime(vllm_server[0], batch_size=4)) as engine:
         served = fuse_rows(pairs, engine, FuseConfig())
-        [[cut]] = engine.generate([fuse_prompt("fuse-title-first-v2").request(*pairs[0])], Sampling(max_tokens=2))
+        [[cut]] = engine.generate([fuse_prompt("fuse-title-first-v3").request(*pairs[0])], Sampling(max_tokens=2))
         [[long]] = engine.generate([Request((Message("user", "apple " * 5000),))], Sampling())
     assert sum(any(one.rejected is None for one in row) for row in served) >= 10
     assert (cut.text.startswith("Gala apple 0"), cut.finish_reason, cut.completion_tokens) == (True, "length", 2)

@@ -11,7 +11,7 @@ ROWS = [
     Fused("Wolf by Anna Berg", "a drawing of a dog face, animal-mammal, gray",
           "A drawing of Wolf by Anna Berg with a gray dog face."),
 ]  # fmt: skip
-PROMPTS = [fuse_prompt("fuse-sentence-v2"), fuse_prompt("fuse-title-first-v2")]
+PROMPTS = [fuse_prompt("fuse-sentence-v2"), fuse_prompt("fuse-title-first-v3")]
 
 
 def test_every_kind_of_fault_is_planted_and_caught() -> None:

@@ -49,7 +49,7 @@ def test_second_prompt_asks_only_what_was_rejected_and_equal_pairs_once():
     assert [[candidate.rejected for candidate in row] for row in rows] == [
         [None], ["unfaithful", "unfaithful"], [], [None], ["unfaithful", None], [],
     ]  # fmt: skip
-    assert [candidate.prompt_id for candidate in rows[4]] == ["fuse-sentence-v2", "fuse-title-first-v2"]
+    assert [candidate.prompt_id for candidate in rows[4]] == ["fuse-sentence-v2", "fuse-title-first-v3"]
 
 
 def test_choice_falls_back_in_the_stated_order():

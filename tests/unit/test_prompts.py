@@ -73,5 +73,5 @@ def test_placeholders_inside_a_text_are_not_filled():
 
 
 def test_prompts_start_the_answer():
-    assert fuse_prompt("fuse-title-first-v2").request(" two\nlines ", "a drawing").answer_prefix == "two lines"
+    assert fuse_prompt("fuse-title-first-v3").request(" two\nlines ", "a drawing").answer_prefix == "two lines"
     assert fuse_prompt("fuse-sentence-v2").request("one", "a drawing").answer_prefix == "A drawing of"

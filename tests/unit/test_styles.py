@@ -71,7 +71,7 @@ def test_what_can_not_be_made_is_said_before_it_is_begun():
     with pytest.raises(SettingsError, match="no caption style 'long'"):
         captions_of(Chain(Settings(), SCALES["sample"]), "long")
     with pytest.raises(ValidationError, match="experiment's control"):
-        Style(name="control", note="", fuse=("fuse-short-own-v1",), fuse_by_example=("fuse-short-by-example-v1",))
+        Style(name="control", note="", fuse=("fuse-short-own-v1",), fuse_by_example=("fuse-short-by-example-v2",))
 
 
 def test_styles_are_columns_of_the_same_rows(tmp_path: Path):

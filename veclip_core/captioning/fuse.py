@@ -29,7 +29,7 @@ class FuseConfig(Config):
 
     engine: EngineConfig = EngineConfig()
     """The language model."""
-    prompts: tuple[FusePrompt, ...] = (fuse_prompt("fuse-sentence-v2"), fuse_prompt("fuse-title-first-v2"))
+    prompts: tuple[FusePrompt, ...] = (fuse_prompt("fuse-sentence-v2"), fuse_prompt("fuse-title-first-v3"))
     """One a round, in this order."""
     sampling: Sampling = Sampling()
     """How the answers are drawn."""
