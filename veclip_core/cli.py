@@ -13,6 +13,7 @@ import typer
 from veclip_core import cli_captions
 from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.mendable import Mendable
+from veclip_core.samples import PartRange
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_core.shards import NotMadeYet
@@ -61,13 +62,39 @@ def sample_fetch(
     typer.echo(f"{world.total_rows:,} URLs in {world.urls}, served on 127.0.0.1:{world.port} while they are downloaded")
 
 
+@app.command("released-captions")
+def released_captions() -> None:
+    """Fetch the released caption files that VECLIP_RELEASED_CAPTIONS lists; what was cut off is gone on with."""
+    from tqdm import tqdm
+
+    from veclip_core.pipeline.released import fetch_captions, url_list_of
+
+    settings = Settings.from_environment()
+    bars: dict[str, tqdm[Any]] = {}
+
+    def tell(name: str, done: int, whole: int | None) -> None:
+        bar = bars.setdefault(name, tqdm(total=whole, desc=name, unit="B", unit_scale=True))
+        bar.update(done - bar.n)
+
+    fetched = fetch_captions(settings, tell)
+    for bar in bars.values():
+        bar.close()
+    for one in fetched:
+        typer.echo(f"{one.sha256}  {one.bytes:>15,}  {one.uri}")
+    typer.echo(f"VECLIP_URLS='{url_list_of(settings)}' VECLIP_CAPTIONER=released reads them")
+
+
 @app.command()
 def run(
     asset: Annotated[str, typer.Argument(help=f"One of {', '.join(ASSETS)}.")],
     scale: ScaleOption = "sample",
     parts: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many parts (shards, vecap, manifest).")
-    ] = None,
+        str,
+        typer.Option(
+            help="Only the first so many parts (shards, vecap, manifest), such as 3; or some by number, such as 17-19 "
+            "(shards, vecap): they count later, and nothing becomes current by them."
+        ),
+    ] = "",
     rows: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many rows of the URL list (raw_urls).")
     ] = None,
@@ -92,6 +119,7 @@ def run(
         raise typer.BadParameter(
             f"{asset} has its own seeds, {EXPERIMENT.seeds}: train one arm (`veclip run clip --seed 1`)"
         )
+    first, only = _parts(parts, asset)
     limits = {name: value for name, value in (("max_hours", max_hours), ("max_cost", max_cost)) if value is not None}
     chain = Chain(Settings.from_environment().model_copy(update=limits), scale_of(scale))
     if canary and asset != "vecap":
@@ -105,16 +133,18 @@ def run(
     if asset == "raw_urls":
         _tell(chain.raw_urls(rows).metrics())
     elif asset == "shards":
-        _tell(chain.shards(parts).metrics())
+        _tell(chain.shards(first, only).metrics())
     elif asset == "vecap":
         from veclip_core.pipeline import quality
         from veclip_core.pipeline.budget import Limit
         from veclip_core.pipeline.captions import make_captions, make_styles
 
         limit = Limit.of(chain.settings)
-        for report in make_captions(chain, parts, limit):
+        for report in make_captions(chain, first, limit, only):
             _tell(report.metrics())
-        for style, reports in make_styles(chain, parts, limit).items():
+        if only:
+            return
+        for style, reports in make_styles(chain, first, limit).items():
             typer.echo(f"style {style}:")
             for report in reports:
                 _tell(report.metrics())
@@ -123,7 +153,7 @@ def run(
     elif asset == "manifest":
         from veclip_core.pipeline.manifests import make_manifest
 
-        report, uri = make_manifest(chain, parts)
+        report, uri = make_manifest(chain, first)
         _tell(report.metrics())
         typer.echo(uri)
     elif asset == "vecap_control":
@@ -157,6 +187,20 @@ def run(
         report_made = make_report(chain, compared, _report_name(chain.scale.name, whole))
         typer.echo(comparison(report_made.results))
         typer.echo(report_made.report_uri)
+
+
+def _parts(text: str, asset: str) -> tuple[int | None, PartRange | None]:
+    """The first so many parts of `3`, or those of `17-19`."""
+    if not text:
+        return None, None
+    if text.isdecimal() and int(text) > 0:
+        return int(text), None
+    if asset not in ("shards", "vecap"):
+        raise typer.BadParameter(f"--parts {text}: of {asset} the first so many parts can be made, such as --parts 3")
+    try:
+        return None, PartRange.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--parts: {error}, or 3 for the first three") from error
 
 
 def _share(text: str) -> float:

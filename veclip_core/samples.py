@@ -209,6 +209,25 @@ class ShardKey:
 
 
 @dataclass(frozen=True)
+class PartRange:
+    """Some parts by number, counted as their folders are: `17-19` are part-00017 to part-00019."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def parse(cls, text: str) -> "PartRange":
+        """Of `17-19` or `17-17`. Raises ValueError."""
+        first, dash, last = text.partition("-")
+        if not (dash and first.strip().isdecimal() and last.strip().isdecimal() and int(first) <= int(last)):
+            raise ValueError(f"{text!r} is no range of parts: write it as 17-19")
+        return cls(int(first), int(last))
+
+    def __contains__(self, key: ShardKey) -> bool:
+        return self.first <= key.part <= self.last
+
+
+@dataclass(frozen=True)
 class Grid:
     """How a source is cut: equal ranges of url_id, so that a URL's place needs no look-up and no order."""
 
@@ -218,6 +237,12 @@ class Grid:
     def key_of(self, of_url: str) -> ShardKey:
         cell = (int(of_url, 16) * self.parts * self.shards_per_part) >> (4 * ID_HEX_CHARS)
         return ShardKey(*divmod(cell, self.shards_per_part))
+
+    def ids_of(self, part: int) -> tuple[str, str | None]:
+        """A part's range of ids: the first that can be in it, and the first beyond it (None for the last part)."""
+        every = 1 << 4 * ID_HEX_CHARS
+        first, beyond = (f"{-(-each * every // self.parts):0{ID_HEX_CHARS}x}" for each in (part, part + 1))
+        return first, beyond if part + 1 < self.parts else None
 
     def keys(self, parts: int | None = None) -> list[ShardKey]:
         """The shards of the first `parts` parts (all, when None), in order."""

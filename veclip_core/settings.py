@@ -28,14 +28,25 @@ class Settings(BaseModel):
     cache: str = ""
     """Local folder for fetched packages, converted weights and decoded pictures; by default `cache` in a local root."""
     urls: str = ""
-    """A URL list (parquet, csv, tsv or jsonl; a path, a glob or a remote address) for the scales that need one."""
+    """URL lists (parquet, csv, tsv, jsonl or json {url: caption}; paths, globs or remote addresses, with commas between) for the
+    scales that need one."""
+    url_column: str = ""
+    """The lists' column of URLs, where its name is not one of the usual."""
+    alt_column: str = ""
+    """The lists' column of AltTexts, likewise; `none` for lists without."""
+    caption_column: str = ""
+    """The lists' column of captions that were made elsewhere, for captioner `released`."""
+    released_captions: str = ""
+    """The list of the released caption files (a text file of addresses) that `released_captions_300m` fetches."""
+    blocked_domains: str = ""
+    """A file of domains, one a line, that are never asked; local or remote."""
     pictures: str = ""
     """Scale `own`: a folder of pictures, or WebDataset tars (a folder or pattern of them, local or remote)."""
     alt_texts: str = ""
     """Scale `own`: a csv, tsv, jsonl or parquet file with a column of file names and one of AltTexts. Without it the AltText is
     what a .txt beside the picture says, or the tar's txt or json."""
     captioner: str = ""
-    """The pair of models in place of the scale's own: `sample`, `default`, `paper`, `modern` or `one-pass`."""
+    """The pair of models in place of the scale's own: `sample`, `default`, `paper`, `modern`, `one-pass` or `released`."""
     describer: str = ""
     """The describing model in place of the captioner's: `concepts` (the sample's stand-in) or a model id or path."""
     fuser: str = ""
@@ -84,6 +95,12 @@ class Settings(BaseModel):
     """A captioning run begins no shard after so much money, at `device_hour_price`."""
     device_hour_price: float = Field(default=0.0, ge=0)
     """What one device (a GPU, or a machine without) costs an hour, in any currency."""
+    host_connections: int = Field(default=4, ge=1)
+    """Fetches under way at one host in each download worker, but for `allow_hosts`."""
+    host_pause_s: float = Field(default=0.0, ge=0)
+    """Seconds between the starts of two fetches at one host; its robots.txt may ask for more."""
+    contact: str = Field(default="", pattern=r"^[!-~ ]*$")
+    """An address of a page or a mailbox that servers are told with the name of the downloader, for their owners to reach you."""
     download_workers: int = Field(default=CPU_COUNT, ge=1)
     download_threads: int = Field(default=32, ge=1)
     """Connections of each download worker."""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from veclip_core.captioning.preview import described, markdown_table, selected
 from veclip_core.config import digest_of
+from veclip_core.download.hosts import dead_share, hosts_of
 from veclip_core.evaluation.report.caption_page import CaptionQuality
 from veclip_core.pipeline import engines, quality
 from veclip_core.pipeline.budget import Limit
@@ -16,8 +17,9 @@ from veclip_core.pipeline.captions import make_captions, make_styles
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.lineage import tracked_stages
 from veclip_core.pipeline.manifests import make_manifest
-from veclip_core.samples import ShardKey
+from veclip_core.samples import PartRange, ShardKey
 from veclip_core.scales import Scale
+from veclip_core.settings import SettingsError
 from veclip_core.shards import ShardSet
 from veclip_core.stage_report import StageReport
 from veclip_dagster import checks, metadata
@@ -26,20 +28,34 @@ from veclip_dagster.links import mlflow_links, tags_of
 from veclip_dagster.resources import VeclipResource
 
 PREVIEW_ROWS = 12
+HOSTS_SHOWN = 30
 
 
 class RawUrlsConfig(dg.Config):
     """Limits of a trial; what is made with one is marked partial."""
 
-    rows: int | None = Field(None, ge=1)
-    """Only the first so many rows of the list."""
+    rows: int | None = Field(None, ge=1, description="Only the first so many rows of the list.")
 
 
 class PartsConfig(dg.Config):
     """Limits of a trial; what is made with one is marked partial."""
 
-    parts: int | None = Field(None, ge=1)
-    """Only the first so many parts."""
+    parts: int | None = Field(None, ge=1, description="Only the first so many parts.")
+
+
+class SomePartsConfig(PartsConfig):
+    """Limits, or parts by number; what is made with one is marked partial."""
+
+    only: str = Field(
+        "", description="These parts by number, such as 17-19. They count later, and nothing becomes current by them."
+    )
+
+    def range(self) -> PartRange | None:
+        """Raises SettingsError for what is no range."""
+        try:
+            return PartRange.parse(self.only) if self.only else None
+        except ValueError as error:
+            raise SettingsError(f"only: {error}") from error
 
 
 def chain_of(
@@ -94,11 +110,14 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
         check_specs=checks.specs(f"shards_{s}", "counts_add_up", "some_rows_ok", "success_rate", "no_shard_set_aside"),
         description="Downloaded pictures: WebDataset tars in url_id order, and a row for every URL with its status and reason.",
     )
-    def shards(context: dg.AssetExecutionContext, config: PartsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+    def shards(
+        context: dg.AssetExecutionContext, config: SomePartsConfig, veclip: VeclipResource
+    ) -> dg.MaterializeResult:
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"shards_{s}", grid_of_parts="download")
-            report = chain.shards(config.parts)
-        return result_of_stage(report, metadata.of_stage(report), checks.of_stage(report, success_rate=True))
+            report = chain.shards(config.parts, config.range())
+            numbers = metadata.of_stage(report) | of_hosts(chain, report)
+        return result_of_stage(report, numbers, checks.of_stage(report, success_rate=True))
 
     @dg.asset(
         name=f"vecap_{s}",
@@ -111,7 +130,9 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
         check_specs=checks.specs(f"vecap_{s}", "counts_add_up", "some_rows_ok", "no_shard_set_aside", "llm_wrote_some"),
         description=_vecap_description(scale),
     )
-    def vecap(context: dg.AssetExecutionContext, config: PartsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
+    def vecap(
+        context: dg.AssetExecutionContext, config: SomePartsConfig, veclip: VeclipResource
+    ) -> dg.MaterializeResult:
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"vecap_{s}", grid_of_parts="select")
             look = _EarlyLook(context, chain)
@@ -122,8 +143,14 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
                     look(stage, output, key)
 
                 limit = Limit.of(chain.settings)
-                reports = make_captions(replace(chain, on_shard=on_shard), config.parts, limit)
+                only = config.range()
+                reports = make_captions(replace(chain, on_shard=on_shard), config.parts, limit, only)
                 live.log(reports, f"vecap_{s}", "vecap")
+                if only is not None:  # what is current, and its pages, tell of other parts too
+                    numbers = {name: value for report in reports for name, value in metadata.of_stage(report).items()}
+                    return result_of_stage(
+                        reports[-1], numbers, checks.of_stage(*reports, llm_share=fused_share(reports))
+                    )
                 # Without the grid of parts: its cells tell of the scale's own captions.
                 beside = replace(chain_of(context, veclip, scale, f"vecap_{s}"), on_shard=live.on_shard)
                 styled = make_styles(beside, config.parts, limit)
@@ -152,9 +179,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
         numbers = extra | {name: value for report in reports for name, value in metadata.of_stage(report).items()}
         every = [*(report for made in styled.values() for report in made), *reports]
         least = min([fused, *(fused_share(made) for made in styled.values())])
-        # Of styles too: other captions of one are other data.
-        digests = [made[-1].digest for made in styled.values()]
-        digest = digest_of([select.digest, *digests]) if digests else select.digest
+        digest = digest_with_styles(select, [made[-1] for made in styled.values()])
         return result_of_stage(select, numbers, checks.of_stage(*every, llm_share=least), digest)
 
     @dg.asset(
@@ -226,6 +251,37 @@ def quality_plots(found: CaptionQuality) -> dict[str, dg.MetadataValue]:
         if of.texts
     }
     return plots | {"lengths": metadata.curve(lengths, "words of a text", "texts", x="words")}
+
+
+def digest_with_styles(select: StageReport, styled: Sequence[StageReport]) -> str:
+    """The data version of a scale's captions: other captions of a style are other data."""
+    return digest_of([select.digest, *(made.digest for made in styled)]) if styled else select.digest
+
+
+def of_hosts(chain: Chain, report: StageReport) -> dict[str, dg.MetadataValue]:
+    """Which hosts lost pictures, and how many links are dead."""
+    found = {"download/dead_links": metadata.number(dead_share(report.errors, report.rows_in))}
+    downloads = ShardSet(chain.root, chain.source, report.stage, report.identity)
+    done = downloads.markers(chain.current("list_urls", "raw_urls").shard_keys())
+    lossy = [host for host in hosts_of(downloads, sorted(done)) if host.reasons][:HOSTS_SHOWN]
+    if not lossy:
+        return found
+    rows = [
+        dg.TableRecord(
+            {
+                "host": host.name,
+                "urls": host.urls,
+                "ok": round(host.ok_share, 3),
+                "commonest reason": host.commonest_reason,
+            }
+        )
+        for host in lossy
+    ]
+    lost = {host.name: float(host.reasons.total()) for host in lossy[:12]}
+    return found | {
+        "download/hosts": dg.MetadataValue.table(rows),
+        "download/hosts_plot": metadata.bars(lost, "URLs without a picture, by host"),
+    }
 
 
 def fused_share(reports: Sequence[StageReport]) -> float:

@@ -6,6 +6,7 @@ from veclip_core.pipeline.versions import code_versions
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_dagster.experiment_assets import experiment_assets
+from veclip_dagster.released_assets import released_captions_300m
 from veclip_dagster.resources import VeclipResource
 from veclip_dagster.scale_assets import scale_assets
 
@@ -16,6 +17,7 @@ defs = dg.Definitions(
     assets=[
         *(asset for scale in SCALES.values() for asset in scale_assets(scale, settings)),
         *experiment_assets(sample, code_versions(sample, settings)),
+        released_captions_300m,
     ],
     jobs=[
         dg.define_asset_job(

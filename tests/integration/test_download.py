@@ -28,8 +28,13 @@ from veclip_core.sources.urls import UrlList
 from veclip_core.stage import ShardSet, output_of, run_stage
 from veclip_core.stage_report import StageReport
 
-CONFIG = DownloadConfig(image_size=64, max_pixels=1_000_000, max_bytes=200_000, min_size=4)
+PLACEHOLDER_URLS = 4
+CONFIG = DownloadConfig(
+    image_size=64, max_pixels=1_000_000, max_bytes=200_000, min_size=4, placeholder_urls=PLACEHOLDER_URLS
+)
 GOOD = 24
+SAME = [f"/same/{n}.png" for n in range(60)]
+"""Paths under which one and the same file lies: so many that every shard gets more than enough of them."""
 
 
 def encoded(picture: Image.Image, kind: str, **how: Any) -> bytes:
@@ -97,8 +102,9 @@ def bodies() -> dict[str, bytes]:
         "/bad/heavy.png": encoded(noise(300, 300, 5), "PNG"),
         "/bad/tiny.png": encoded(noise(40, 3, 6), "PNG"),
         "/bad/noai.png": png,
+        "/private/1.png": png,
     }
-    return found
+    return found | dict.fromkeys(SAME, encoded(noise(60, 60, 7), "PNG"))
 
 
 ODD_REASONS = {
@@ -117,6 +123,7 @@ ODD_REASONS = {
     "/bad/heavy.png": "too_large",
     "/bad/tiny.png": "too_small",
     "/bad/noai.png": "x_robots_tag",
+    "/private/1.png": "robots",
     "/missing.jpg": "http_404",
     "/gone.jpg": "http_410",
     "/broken.jpg": "http_5xx",
@@ -138,6 +145,7 @@ class World:
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     served, asked = bodies(), []
+    robots = b"User-agent: *\nDisallow: /private/\n"
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -160,6 +168,8 @@ def world() -> Iterator[World]:
                 # Good pictures come late and in another order each time: the shard must not show it.
                 time.sleep(0.02 * (len(asked) % 3))
                 body = served.get(self.path, b"sorry")
+                if self.path == "/robots.txt":
+                    status, body = 200, robots
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 if self.path == "/bad/noai.png":
@@ -260,7 +270,7 @@ def test_addresses_of_this_machine_are_not_asked(first: Run) -> None:
 
 def test_good_pictures_are_there_with_their_facts(world: World, first: Run) -> None:
     for path, body in world.bodies.items():
-        if path.startswith("/bad"):
+        if path.startswith(("/bad", "/private", "/same")):
             continue
         row = first.row(world.url(path))
         assert row["error"] is None, path
@@ -274,6 +284,18 @@ def test_good_pictures_are_there_with_their_facts(world: World, first: Run) -> N
     row = first.row(world.url("/odd/transparent.png"))
     assert (row["width"], row["height"]) == (20, 10)  # smaller ones stay as they are
     assert first.row(world.url("/to-good.jpg"))["sha256"] == first.row(world.url("/good/0.png"))["sha256"]
+
+
+def test_a_file_under_many_urls_is_no_picture_of_any(world: World, first: Run) -> None:
+    rows = [first.row(world.url(path)) for path in SAME]
+    assert {(row["status"], row["error"]) for row in rows} == {("error", "placeholder")}
+    assert {row["sha256"] for row in rows} == {hashlib.sha256(world.bodies[SAME[0]]).hexdigest()}
+    assert first.fetched.errors["placeholder"] == len(SAME)
+
+
+def test_what_robots_txt_forbids_is_never_asked(world: World, first: Run) -> None:
+    assert "/private/1.png" not in world.asked
+    assert world.asked.count("/robots.txt") >= 1
 
 
 def near(picture: Image.Image, at: tuple[int, int], colour: tuple[int, int, int]) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import os
+import weakref
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -193,6 +194,29 @@ def test_pictures_reach_a_vision_language_model(tiny_llava: Path, name: str):
     assert red == again
     assert red.text != blue.text
     assert red.detail["tokens"] >= 1
+
+
+@pytest.mark.parametrize("name", ["transformers", "vllm"])
+def test_few_pictures_are_in_memory_at_once(tiny_llava: Path, name: str):
+    pytest.importorskip(name)
+    alive, most = 0, 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def pictures() -> Iterator[Any]:
+        nonlocal alive, most
+        for seed in range(40):
+            image = noisy_picture(seed)
+            weakref.finalize(image, gone)
+            alive += 1
+            most = max(most, alive)
+            yield image
+
+    with open_vlm(llava_at(tiny_llava), EngineRuntime(engine=name, threads=1, batch_size=2)) as describer:  # type: ignore[arg-type]
+        assert len(describer.describe(pictures())) == 40
+    assert 1 <= most <= 12, "four batches, and what is handed over"
 
 
 LOGPROB_TOLERANCE = 2e-3

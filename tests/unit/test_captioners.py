@@ -15,6 +15,7 @@ from veclip_core.captioning.engines.weights import pinned
 from veclip_core.captioning.prompts import VICUNA_TEMPLATE
 from veclip_core.captioning.rewrite import ONE_PASS, RewriteConfig, UndescribedConfig
 from veclip_core.captioning.styles import style_named
+from veclip_core.config import Config
 from veclip_core.pipeline import engines, executors
 from veclip_core.pipeline.rates import NoRates, estimate_scale, rates_of
 from veclip_core.scales import SCALES
@@ -109,7 +110,14 @@ def test_an_estimate_takes_the_rates_of_the_same_work_and_no_row_twice(tmp_path:
     own, styled = engines.fusing_config(captioner), engines.fusing_config(captioner, short)
     other = own.model_copy(update={"sampling": own.sampling.model_copy(update={"max_tokens": 7})})
     pinned_later = own.model_copy(update={"engine": own.engine.model_copy(update={"revision": "a" * 40})})
-    # stage, identity, configuration, inputs, rows, seconds
+
+    def put_stage(stage: str, identity: str, config: Config, inputs: dict[str, str], rows: int, seconds: float) -> None:
+        folder = tmp_path / scale.source.name / stage / identity
+        (folder / "part-00000").mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"config": config.model_dump(mode="json"), "inputs": inputs}))
+        marker = {"rows_in": rows, "rows_ok": rows, "fallbacks": 0, "errors": {}, "extra": {}, "bytes": 0}
+        (folder / "part-00000" / "00000.success.json").write_text(json.dumps({**marker, "seconds": seconds}))
+
     for stage, identity, config, inputs, rows, seconds in (
         ("describe", "d", describing, {}, 1_000, 100.0),
         ("fuse", "f", pinned_later, {"describe": "d"}, 1_200, 60.0),
@@ -117,15 +125,19 @@ def test_an_estimate_takes_the_rates_of_the_same_work_and_no_row_twice(tmp_path:
         ("fuse", "control", own, {"describe": "shuffled"}, 900, 90.0),
         ("fuse", "other", other, {"describe": "d"}, 9_999, 1.0),
     ):
-        folder = tmp_path / scale.source.name / stage / identity
-        (folder / "part-00000").mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps({"config": config.model_dump(mode="json"), "inputs": inputs}))
-        marker = {"rows_in": rows, "rows_ok": rows, "fallbacks": 0, "errors": {}, "extra": {}, "bytes": 0}
-        (folder / "part-00000" / "00000.success.json").write_text(json.dumps({**marker, "seconds": seconds}))
+        put_stage(stage, identity, config, inputs, rows, seconds)
     rates, samples, _ = rates_of(scale, settings, scale)
     assert rates == {"describe": 10.0, "fuse": 20.0, "fuse short": 40.0}
     assert samples == 1.2
     dense = settings.model_copy(update={"styles": ("dense",)})
     assert rates_of(scale, dense, scale)[0]["fuse dense"] == 20.0, "not made yet: at the rate of the scale's own"
+    judged = settings.model_copy(update={"ethics": "judge"})
     with pytest.raises(NoRates):
-        rates_of(scale, settings.model_copy(update={"ethics": "judge"}), scale)
+        rates_of(scale, judged, scale)
+    put_stage("check", "h", engines.check_config_for(scale, judged), {"describe": "d"}, 1_200, 300.0)
+    rates, _, _ = rates_of(scale, judged, scale)
+    assert rates == {"describe": 10.0, "check": 4.0, "fuse": 20.0, "fuse short": 40.0}
+    put_stage("check", "words", engines.check_config_for(scale, settings), {"describe": "d"}, 1_200, 3.0)
+    assert rates_of(scale, settings, scale)[0] == {"describe": 10.0, "fuse": 20.0, "fuse short": 40.0}, (
+        "no device at work"
+    )

@@ -6,7 +6,9 @@ import dagster as dg
 import pytest
 
 from veclip_core.scales import SCALES
+from veclip_core.stage_report import StageReport
 from veclip_core.training.arms import EXPERIMENT
+from veclip_dagster.data_assets import digest_with_styles
 from veclip_dagster.definitions import defs
 
 EDGES = {
@@ -75,3 +77,17 @@ def test_every_data_asset_is_checked(graph: Any) -> None:
 def test_each_scale_has_a_job() -> None:
     jobs = {job.name for job in defs.resolve_all_job_defs()}
     assert {*(f"chain_{scale}" for scale in SCALES), "experiment_sample"} <= jobs
+
+
+def report_of(digest: str) -> StageReport:
+    return StageReport("select", "t", "identity", "", digest, 1, 1, 1, 0, 9, 9, 0, {}, {}, 0, 1.0, 1.0, False)
+
+
+def test_other_captions_of_a_style_are_another_data_version() -> None:
+    own, short, dense = (report_of(digest) for digest in ("own", "short", "dense"))
+    assert digest_with_styles(own, []) == "own", (
+        "without styles the version is the digest of the content, as everywhere"
+    )
+    versions = [digest_with_styles(own, styled) for styled in ([], [short], [dense], [short, dense])]
+    assert len(set(versions)) == 4
+    assert digest_with_styles(report_of("other"), [short]) != digest_with_styles(own, [short])

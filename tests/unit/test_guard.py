@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from veclip_core.download.guard import Fetcher, Limits, Refused, is_public
+from veclip_core.download.guard import Fetcher, Limits, is_public
+from veclip_core.download.refused import Refused
 
 # Far longer than any answer takes, also on a busy machine; the tests of the deadlines set their own.
 LIMITS = Limits(max_bytes=1_000, timeout_s=30.0, deadline_s=60.0, retries=0, user_agent="test", backoff_s=0.01)
@@ -48,7 +49,7 @@ def server(answer: Answer) -> Iterator[tuple[str, list[bytes]]]:
 
 @contextmanager
 def fetcher(host: str = "", **changes: object) -> Iterator[Fetcher]:
-    one = Fetcher(replace(LIMITS, allowed_hosts=frozenset({host}), **changes))  # type: ignore[arg-type]
+    one = Fetcher(replace(LIMITS, **({"allowed_hosts": frozenset({host})} | changes)))  # type: ignore[arg-type]
     try:
         yield one
     finally:

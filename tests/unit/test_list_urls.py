@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from veclip_core.samples import LIST_URLS_SCHEMA, sample_id, url_id
+from veclip_core.sources.blocklist import BlocklistError, read_blocklist
 from veclip_core.sources.list_urls import Scan, scan
 from veclip_core.sources.urls import ListError, UrlList
 from veclip_core.stage import RowCounts, ShardTask
@@ -66,12 +68,13 @@ def test_every_format_and_layout_gives_the_same_rows(tmp_path: Path) -> None:
     )
     write_csv(tmp_path / "a.csv", ("url", "alt"))
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    (tmp_path / "a.csv.zst").write_bytes(zstandard.compress((tmp_path / "a.csv").read_bytes()))
     (tmp_path / "cc3m.tsv").write_text("".join(f"{alt}\t{url}\n" for url, alt in ROWS))
     (tmp_path / "coyo.jsonl").write_text("".join(json.dumps({"url": url, "text": alt}) + "\n" for url, alt in ROWS))
     for part in range(4):
         lines = [f"{url}\t{alt}\n" for url, alt in ROWS[part * 250 : part * 250 + 250]]
         (tmp_path / f"many-{part}.tsv").write_text("".join(lines))
-    names = ["laion.parquet", "x.parquet", "a.csv", "a.csv.gz", "cc3m.tsv", "coyo.jsonl", "many-*.tsv"]
+    names = ["laion.parquet", "x.parquet", "a.csv", "a.csv.gz", "a.csv.zst", "cc3m.tsv", "coyo.jsonl", "many-*.tsv"]
     found = {name: scanned(tmp_path / name, tmp_path / "work" / name) for name in names}
     assert {one.digest for one in found.values()} == {found["a.csv"].digest}
     assert {one.grid for one in found.values()} == {found["a.csv"].grid}
@@ -155,16 +158,16 @@ def test_a_limit_of_rows_is_another_list(tmp_path: Path) -> None:
 def test_a_second_scan_reads_nothing_until_the_list_changes(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "list.csv")
     first = scanned(path, tmp_path / "work")
-    before = (first.work_dir / "part-00000.parquet").stat().st_mtime_ns
+    before = (first.work_dir / "sorted.parquet").stat().st_mtime_ns
     assert scanned(path, tmp_path / "work") == first
-    assert (first.work_dir / "part-00000.parquet").stat().st_mtime_ns == before
+    assert (first.work_dir / "sorted.parquet").stat().st_mtime_ns == before
     write_csv(path, rows=ROWS[:-1])
     assert scanned(path, tmp_path / "work").rows == 999
 
 
 def test_an_unknown_layout_is_one_error_that_says_what_to_do(tmp_path: Path) -> None:
     pq.write_table(pa.table({"where": ["http://a.example/1"], "what": ["one"]}), tmp_path / "odd.parquet")
-    with pytest.raises(ListError, match=r"where, what.*url_column=.*alt_column="):
+    with pytest.raises(ListError, match=r"where, what.*VECLIP_URL_COLUMN=.*VECLIP_ALT_COLUMN="):
         scanned(tmp_path / "odd.parquet", tmp_path / "work")
     found = scanned(tmp_path / "odd.parquet", tmp_path / "work", url_column="where", alt_column="what")
     assert found.rows == 1
@@ -189,3 +192,68 @@ def test_lists_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("url,caption\n")
     with pytest.raises(ListError, match="No rows"):
         scanned(tmp_path / "none.csv", tmp_path / "work")
+
+
+def test_an_object_of_captions_is_a_list_without_alt_text(tmp_path: Path) -> None:
+    captions = {f"http://host{n % 7}.example/{n}.png": f'A "caption", {n}, of \u6e2f' for n in range(500)}
+    (tmp_path / "wit_300m-00-of-10.json").write_text(json.dumps(captions, ensure_ascii=False), encoding="utf-8")
+    rows, _, _ = shards(scanned(tmp_path / "wit_300m-*-of-10.json", tmp_path / "work"), tmp_path / "out")
+    assert {row["url"]: row["released_caption"] for row in rows} == captions
+    assert {row["alt_text"] for row in rows} == {""}
+    (tmp_path / "objects.json").write_text(
+        '{"url": "http://a.example/1", "text": "x"}\n{"url": "http://a.example/2", "text": "y"}'
+    )
+    with pytest.raises(ListError, match=r"an object a line is \.jsonl"):
+        scanned(tmp_path / "objects.json", tmp_path / "work")
+    (tmp_path / "cut.json").write_text(json.dumps(captions)[:-100])
+    with pytest.raises(ListError, match="fetch it again"):
+        scanned(tmp_path / "cut.json", tmp_path / "work")
+
+
+def test_released_captions_join_the_alt_texts_by_url(tmp_path: Path) -> None:
+    """Whichever list comes first, and however many AltTexts a URL has."""
+    both = [
+        ("http://a.example/1", "one"),
+        ("http://a.example/1", "uno"),
+        ("http://a.example/2", ""),
+        ("http://a.example/3", "c"),
+    ]
+    write_csv(tmp_path / "alts.csv", rows=both)
+    captions = {"HTTP://a.example:80/1": "A one.", "http://a.example/2": "A two.", "http://a.example/4": "A four."}
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    made = []
+    for files in (("alts.csv", "captions.json"), ("captions.json", "alts.csv")):
+        urls = UrlList(tuple(str(tmp_path / name) for name in files))
+        found = scan(urls, tmp_path / "work", rows_per_part=100, rows_per_shard=100)
+        rows, (count,), _ = shards(found, tmp_path / "-".join(files))
+        assert count.rows_in == 7 == count.rows_ok + sum(count.errors.values())
+        assert count.errors == {"joined": 1, "duplicate": 1}, (
+            "a row without AltText is the same as one that brings a caption"
+        )
+        made.append(
+            sorted((row["url"], row["alt_text"], row["released_caption"]) for row in rows if row["status"] == "ok")
+        )
+    assert made[0] == made[1] == [
+        ("http://a.example/1", "one", "A one."), ("http://a.example/1", "uno", "A one."), ("http://a.example/2", "", "A two."),
+        ("http://a.example/3", "c", None), ("http://a.example/4", "", "A four."),
+    ]  # fmt: skip
+
+
+def test_a_blocked_domain_is_an_error_and_another_list(tmp_path: Path) -> None:
+    (tmp_path / "blocked.txt").write_text(
+        "# of the day\nhost1.example\n0.0.0.0 Host2.Example # a hosts file's line\n\nb\u00fccher.example\n"
+    )
+    blocked = read_blocklist(str(tmp_path / "blocked.txt"))
+    path = write_csv(tmp_path / "list.csv", rows=[*ROWS, ("http://www.xn--bcher-kva.example/1", "below a blocked one")])
+    found = scan(UrlList((str(path),)), tmp_path / "work", rows_per_part=2_000, rows_per_shard=2_000, blocked=blocked)
+    rows, (count,), _ = shards(found, tmp_path / "out")
+    hosts = {row["url"].split("/")[2] for row in rows if row["status"] == "ok"}
+    assert hosts == {f"host{n}.example" for n in (0, 3, 4, 5, 6)}
+    assert count.errors == {"blocked_domain": 287}
+    whole = scan(UrlList((str(path),)), tmp_path / "work", rows_per_part=2_000, rows_per_shard=2_000)
+    assert whole.operation("t").config.identity() != found.operation("t").config.identity()
+    (tmp_path / "odd.txt").write_text("http://host.example/path\n")
+    with pytest.raises(BlocklistError, match="line 1"):
+        read_blocklist(str(tmp_path / "odd.txt"))
+    with pytest.raises(BlocklistError, match="VECLIP_BLOCKED_DOMAINS"):
+        read_blocklist(str(tmp_path / "none.txt"))

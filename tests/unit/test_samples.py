@@ -2,7 +2,7 @@
 
 import pytest
 
-from veclip_core.samples import Grid, ShardKey, canonical_url, clean_alt_text, sample_id, url_id
+from veclip_core.samples import Grid, PartRange, ShardKey, canonical_url, clean_alt_text, sample_id, url_id
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,22 @@ def test_grid_places_every_id_in_its_range() -> None:
     ids = sorted(url_id(f"http://example.com/{number}") for number in range(4000))
     assert [grid.key_of(one) for one in ids] == sorted(keys), "the order of ids is the order of shards"
     assert grid.keys(parts=1) == [ShardKey(0, shard) for shard in range(4)]
+
+
+def test_a_parts_range_of_ids_holds_its_shards_and_no_other() -> None:
+    ids = [url_id(f"http://example.com/{number}") for number in range(4000)]
+    for parts in (1, 3, 7, 300):
+        grid = Grid(parts, 4)
+        for part in range(parts):
+            first, beyond = grid.ids_of(part)
+            inside = {one for one in ids if first <= one and (beyond is None or one < beyond)}
+            assert inside == {one for one in ids if grid.key_of(one).part == part}
+        assert grid.key_of(grid.ids_of(parts - 1)[0]) == ShardKey(parts - 1, 0)
+
+
+def test_parts_by_number() -> None:
+    some = PartRange.parse("17-19")
+    assert [part for part in range(30) if ShardKey(part, 5) in some] == [17, 18, 19]
+    for text in ("17", "19-17", "-3", "a-b", "1-2-3", ""):
+        with pytest.raises(ValueError, match="write it as 17-19"):
+            PartRange.parse(text)

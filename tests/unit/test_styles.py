@@ -1,5 +1,7 @@
 """Styles: further captions of every sample, as data and as columns."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,15 @@ from veclip_core.captioning.styles import Style, style_named, styles
 from veclip_core.mixing.choose import caption_of
 from veclip_core.mixing.manifest import MixOperation, mix_of
 from veclip_core.pipeline import engines
-from veclip_core.pipeline.captions import MADE_BESIDE, captions_of, make_captions
+from veclip_core.pipeline.budget import Limit
+from veclip_core.pipeline.captions import MADE_BESIDE, captions_of, make_captions, make_styles
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.manifests import make_manifest, mix_config
 from veclip_core.samples import DOWNLOAD_SCHEMA, SELECT_SCHEMA
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings, SettingsError
 from veclip_core.shards import Current, NotMadeYet, promote
+from veclip_core.stage import LimitReached
 from veclip_core.training.recipe import Recipe
 
 
@@ -120,3 +124,20 @@ def test_a_style_of_other_captions_is_not_joined(tmp_path: Path):
     promote(chain.root, chain.source, Current("select", "sample-short", "t", "digest", 1, 1, 1, False, styled, 9), 1)
     with pytest.raises(NotMadeYet, match="made beside other captions"):
         make_manifest(chain)
+
+
+def put_marker(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"sha256": "0" * 64, "identity": "0" * 64}))
+
+
+def test_styles_are_made_within_the_limit_of_the_captions_before_them(tmp_path: Path):
+    """An hour for all of it: what the scale's own captions took is gone when the styles begin."""
+    chain = Chain(Settings(root=str(tmp_path), styles=("short",), max_hours=1.0), SCALES["sample"])
+    lineage = {"list_urls": "l", "download": "d", "describe": "v", "check": "h", "fuse": "f", "select": "s"}
+    promote(chain.root, chain.source, Current("select", "sample", "s", "digest", 1, 1, 1, False, lineage, 9), 1)
+    for stage, identity in lineage.items():
+        put_marker(tmp_path / chain.source / stage / identity / "part-00000" / "00000.success.json")
+    begun_long_ago = Limit(hours=1.0, cost=None, device_hour_price=0.0, started=time.monotonic() - 3601)
+    with pytest.raises(LimitReached, match="fuse: the limit is reached with 0 of 1 shards done"):
+        make_styles(chain, limit=begun_long_ago)

@@ -6,6 +6,7 @@ None but `sample` has been run here: the others need weights from the hub and a 
 from dataclasses import dataclass
 
 STAND_IN = "concepts"
+RELEASED = "released"
 SMALL_FUSER = "smollm2"
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 MISTRAL = "mistralai/Mistral-7B-Instruct-v0.3"
@@ -20,7 +21,7 @@ class Captioner:
 
     name: str
     describer: str
-    """Model id or path of a vision-language model, or `concepts`, the sample's stand-in."""
+    """Model id or path of a vision-language model; `concepts`, the stand-in; `released` where captions came with the list."""
     fuser: str
     """Model id or path of an instruction model, or `smollm2`. Empty: the describer sees picture and AltText and rewrites it in one
     pass."""
@@ -46,6 +47,9 @@ CAPTIONERS: dict[str, Captioner] = {
         Captioner("modern", QWEN_VL, QWEN, "a newer pair; the fuser is half the size"),
         Captioner(
             "one-pass", QWEN_VL, "", "one model rewrites the AltText while it sees the picture, as Altogether does"
+        ),
+        Captioner(
+            "released", RELEASED, "", "no model: captions that came with the URL list, such as Apple's released VeCap"
         ),
     )
 }

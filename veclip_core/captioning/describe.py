@@ -108,6 +108,8 @@ class VlmDescriber:
 @contextmanager
 def open_vlm(config: VlmConfig, runtime: EngineRuntime) -> Iterator[VlmDescriber]:
     """A vision-language describer for the length of a with block."""
+    # Several answers on one picture do share their beginning.
+    runtime = runtime.model_copy(update={"share_prefixes": config.sampling.candidates > 1})
     with opened(config.engine, runtime) as engine:
         yield VlmDescriber(engine, config)
 

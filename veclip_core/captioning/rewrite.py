@@ -35,6 +35,7 @@ class Undescribed:
     """Input: `download`. A row without a VeC for each good picture."""
 
     name: ClassVar[str] = "describe"
+    needs_engine: ClassVar[bool] = False
     config: UndescribedConfig = field(default_factory=UndescribedConfig)
 
     @contextmanager

@@ -15,6 +15,7 @@ import pyarrow as pa
 from veclip_core.captioning.check import usable_texts
 from veclip_core.captioning.prompts import fuse_prompts
 from veclip_core.captioning.quality import QualityThresholds, judge, kept_shares
+from veclip_core.captioning.released import RELEASED_ID
 from veclip_core.captioning.template import template_fusion
 from veclip_core.config import Config
 from veclip_core.samples import SELECT_SCHEMA, UNDECODABLE
@@ -52,7 +53,10 @@ def choose_caption(alt_text: str, vec: str, candidates: Sequence[Mapping[str, An
     for candidate in candidates:
         prompt = fuse_prompts().get(candidate["prompt_id"])
         own_texts = prompt.own_texts if prompt else ()
-        reason = judge(candidate["text"], alt_text, vec, candidate["finish_reason"], thresholds, own_texts)
+        if candidate["prompt_id"] == RELEASED_ID:
+            reason = candidate["rejected"]  # made by others, and judged alone where it was read
+        else:
+            reason = judge(candidate["text"], alt_text, vec, candidate["finish_reason"], thresholds, own_texts)
         reasons.append(reason)
         if reason is None:
             passed.append((candidate, kept_shares(candidate["text"], alt_text, vec)))
@@ -70,9 +74,10 @@ def choose_caption(alt_text: str, vec: str, candidates: Sequence[Mapping[str, An
         return Choice(fallbacks[status], status, why, scores=scores)
     if vec:
         return Choice(vec, "vec", "no_alt_text")
+    why = rejected[-1] if rejected else None
     if alt_text:
-        return Choice(alt_text, "alt", "no_vec")
-    return Choice("", "error", "no_text")
+        return Choice(alt_text, "alt", why or "no_vec", scores=scores)
+    return Choice("", "error", why or "no_text", scores=scores)
 
 
 @dataclass(frozen=True)

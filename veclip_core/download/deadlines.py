@@ -1,18 +1,28 @@
-"""Ends fetches at their deadline, whatever the server does."""
+"""Ends fetches at their deadline, whatever the server does, and a process whose shard does not end."""
 
+import faulthandler
 import heapq
 import itertools
+import logging
+import math
+import os
+import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Request:
     """A fetch under way: what the watchdog needs to end it. `overdue` says that it was ended."""
 
-    deadline: float
+    deadline: float = math.inf
     sock: socket.socket | None = None
     overdue: bool = False
 
@@ -62,3 +72,25 @@ def _end(request: Request) -> None:
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
         except OSError:
             return  # closed already: nothing to end
+
+
+@contextmanager
+def killed_after(seconds: float, what: str) -> Iterator[None]:
+    """End this process if the with block is not over in time.
+
+    The last resort against a library that waits for ever where no deadline reaches (a resolver, a decoder): whoever runs worker
+    processes takes it for a dead worker, tries the shard again, and sets it aside in the end.
+    """
+
+    def kill() -> None:
+        log.critical("%s did not end within %.0f s: this worker ends itself", what, seconds)
+        faulthandler.dump_traceback(sys.stderr)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

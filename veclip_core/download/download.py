@@ -4,8 +4,10 @@ img2dataset's `Downloader` does one shard inside our worker: its thread pool wit
 What faces strangers is ours and handed to it: the fetch (guard), the decoding (pictures), the writer (seal).
 """
 
+import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +21,14 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from veclip_core.config import Config
-from veclip_core.download.guard import Fetcher, Limits, Refused
+from veclip_core.download.deadlines import killed_after
+from veclip_core.download.guard import Fetcher, Limits
 from veclip_core.download.pictures import PictureResizer, ResizeMode
+from veclip_core.download.refused import Refused
 from veclip_core.download.seal import Sealed, Spool, seal
 from veclip_core.stage import RowCounts, ShardTask, Work
 
-OUTAGE_REASONS = frozenset({"dns", "refused", "reset", "timeout", "unreachable"})
+OUTAGE_REASONS = frozenset({"dns", "refused", "reset", "timeout", "unreachable", "no_time"})
 OUTAGE_SHARE = 0.95
 OUTAGE_MIN_ROWS = 20
 
@@ -45,11 +49,16 @@ class DownloadConfig(Config):
     max_bytes: int = Field(default=30_000_000, ge=1)
     """Of a file as fetched; more is `too_large`, and no more than this is ever read."""
     user_agent: str = "Mozilla/5.0 (compatible; veclip-dagster/0.1)"
-    """What servers are told. Some answer one agent and refuse another."""
+    """What servers are told, and whom to reach (`DownloadRuntime.contact`). Some answer one agent and refuse another."""
     robots_token: str = "veclip"
-    """The name by which an X-Robots-Tag header may address us."""
+    """The name by which robots.txt and an X-Robots-Tag header may address us."""
+    obey_robots_txt: bool = True
+    """Whether a host's robots.txt is asked for, and obeyed."""
     disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     """X-Robots-Tag directives that are obeyed (img2dataset's default); the body is not read then. Empty: none."""
+    placeholder_urls: int = Field(default=10, ge=0)
+    """A picture that so many URLs of one shard give is no picture of any of them (`not found`, a logo, one grey pixel): all of them
+    are `placeholder`. 0: none is."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,16 @@ class DownloadRuntime:
     """Further tries after a timeout, a reset, a cut-off body, 429 or 5xx."""
     allowed_hosts: tuple[str, ...] = ()
     """`host:port` that may be asked although not public, such as the sample's `127.0.0.1:8737`."""
+    host_connections: int = 4
+    """Fetches under way at one host in one worker, but for allowed ones."""
+    host_pause_s: float = 0.0
+    """Between the starts of two of them."""
+    contact: str = ""
+    """A page or mailbox for the owners of servers, put into the user agent."""
+    shard_deadline_s: float = 3600.0
+    """For a shard in all: what was not asked by then is `no_time`."""
+    grace_s: float = 300.0
+    """A shard that goes on so long after its deadline is stuck where no deadline reaches: its worker ends itself."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +103,18 @@ class DownloadOperation:
         import img2dataset.downloader as img2dataset
 
         fetcher = Fetcher(self._limits(), on_headers=self._obey_robots_tag)
+        until = math.inf
+
+        def make_shard(task: ShardTask) -> RowCounts:
+            nonlocal until
+            until = time.monotonic() + self.runtime.shard_deadline_s
+            with killed_after(self.runtime.shard_deadline_s + self.runtime.grace_s, f"download {task.key}"):
+                return self._make_shard(task)
 
         def fetch(row: tuple[int, str], **_: Any) -> tuple[int, BytesIO | None, str | None]:
             key, url = row
             try:
-                return key, BytesIO(fetcher.fetch(url)), None
+                return key, BytesIO(fetcher.fetch(url, until)), None
             except Refused as refused:
                 return key, None, refused.reason
 
@@ -97,7 +123,7 @@ class DownloadOperation:
         original = img2dataset.download_image_with_retry
         img2dataset.download_image_with_retry = fetch
         try:
-            yield self._make_shard
+            yield make_shard
         finally:
             img2dataset.download_image_with_retry = original
             fetcher.close()
@@ -108,8 +134,11 @@ class DownloadOperation:
             timeout_s=self.runtime.timeout_s,
             deadline_s=self.runtime.deadline_s,
             retries=self.runtime.retries,
-            user_agent=self.config.user_agent,
+            user_agent=_with_contact(self.config.user_agent, self.runtime.contact),
             allowed_hosts=frozenset(self.runtime.allowed_hosts),
+            host_connections=self.runtime.host_connections,
+            host_pause_s=self.runtime.host_pause_s,
+            robots_token=self.config.robots_token if self.config.obey_robots_txt else None,
         )
 
     def _obey_robots_tag(self, headers: Message) -> None:
@@ -127,7 +156,7 @@ class DownloadOperation:
         try:
             if asked:
                 self._fetch_all(asked, spool, aside)
-            sealed = seal(asked, spool, task.out("tar"))
+            sealed = seal(asked, spool, task.out("tar"), self.config.placeholder_urls)
         finally:
             spool.discard()
             shutil.rmtree(aside)
@@ -168,6 +197,13 @@ class DownloadOperation:
         downloader.download_shard((0, str(listed)))
         if spool.failure is not None:
             raise spool.failure
+
+
+def _with_contact(agent: str, contact: str) -> str:
+    """`... (compatible; name/1.0; +contact)`, as crawlers introduce themselves."""
+    return (
+        f"{agent.removesuffix(')')}; +{contact})" if contact and agent.endswith(")") else f"{agent} {contact}".strip()
+    )
 
 
 def _urls_of(listed: pa.Table) -> list[tuple[str, str]]:

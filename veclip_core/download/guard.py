@@ -9,6 +9,7 @@ Every failure is a `Refused` with a reason of a small vocabulary; nothing else l
 
 import http.client
 import ipaddress
+import math
 import socket
 import ssl
 import threading
@@ -20,6 +21,8 @@ from email.message import Message
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from veclip_core.download.deadlines import Request, Watchdog
+from veclip_core.download.manners import Manners
+from veclip_core.download.refused import Refused
 from veclip_core.samples import canonical_url
 
 MAY_HEAL = frozenset({"timeout", "reset", "http_429", "http_5xx", "truncated"})
@@ -28,14 +31,6 @@ REDIRECTS = 5
 READ_BYTES = 1 << 16
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class Refused(Exception):
-    """No picture from this URL; `reason` is one of the vocabulary."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -53,6 +48,17 @@ class Limits:
     allowed_hosts: frozenset[str] = frozenset()
     """`host:port` that may be asked although their addresses are not public, such as a server on this machine."""
     backoff_s: float = 0.25
+    host_connections: int = 4
+    """Fetches under way at one host, but for those of `allowed_hosts`."""
+    host_pause_s: float = 0.0
+    """Between the starts of two of them; a robots.txt may ask for more."""
+    robots_token: str | None = None
+    """The name by which a robots.txt may address us; None to ask for none."""
+
+
+ROBOTS_BYTES = 512_000
+"""What is read of a robots.txt at most (RFC 9309 asks for 500 KiB)."""
+ROBOTS_DEADLINE_S = 10.0
 
 
 class _Connection(http.client.HTTPConnection):
@@ -68,6 +74,9 @@ class Fetcher:
         """`on_headers` sees a good answer's headers before the body is read, and may raise `Refused`."""
         self._limits = limits
         self._on_headers = on_headers
+        self._manners = Manners(
+            limits.host_connections, limits.host_pause_s, limits.robots_token, self._read_robots, limits.allowed_hosts
+        )
         self._watchdog = Watchdog()
         self._tls = ssl.create_default_context()
         self._local = threading.local()
@@ -75,18 +84,19 @@ class Fetcher:
     def close(self) -> None:
         self._watchdog.close()
 
-    def fetch(self, url: str) -> bytes:
-        """The body at `url`.
+    def fetch(self, url: str, until: float = math.inf) -> bytes:
+        """The body at `url`. Its own deadline counts from its turn at the host, and never runs beyond `until` (monotonic seconds).
 
         Raises:
-            Refused: with the reason.
+            Refused: with the reason; `no_time` when `until` has come before anything was asked.
         """
-        request = Request(time.monotonic() + self._limits.deadline_s)
-        self._watchdog.watch(request)
+        if time.monotonic() >= until:
+            raise Refused("no_time")
+        request = Request()
         try:
             for attempt in range(self._limits.retries + 1):
                 try:
-                    return self._follow(url, request)
+                    return self._follow(url, request, until)
                 except Refused as refused:
                     pause = self._limits.backoff_s * 2**attempt
                     last = attempt == self._limits.retries
@@ -97,18 +107,35 @@ class Fetcher:
         finally:
             request.sock = None
 
-    def _follow(self, url: str, request: Request) -> bytes:
+    def _follow(self, url: str, request: Request, until: float) -> bytes:
         for _ in range(REDIRECTS + 1):
-            body, location = self._get(url, request)
+            with self._manners.turn(url, min(request.deadline, until)):
+                if request.deadline == math.inf:
+                    request.deadline = min(time.monotonic() + self._limits.deadline_s, until)
+                    self._watchdog.watch(request)
+                body, location = self._get(url, request, self._limits.max_bytes, self._on_headers)
             if location is None:
                 return body
-            try:
-                url = canonical_url(urljoin(url, location))
-            except ValueError as error:
-                raise Refused("bad_redirect") from error
+            url = _redirected(url, location)
         raise Refused("too_many_redirects")
 
-    def _get(self, url: str, request: Request) -> tuple[bytes, str | None]:
+    def _read_robots(self, url: str) -> bytes:
+        """A robots.txt, wherever it redirects to, in one try."""
+        request = Request(time.monotonic() + min(ROBOTS_DEADLINE_S, self._limits.deadline_s))
+        self._watchdog.watch(request)
+        try:
+            for _ in range(REDIRECTS + 1):
+                body, location = self._get(url, request, ROBOTS_BYTES)
+                if location is None:
+                    return body
+                url = _redirected(url, location)
+            raise Refused("too_many_redirects")
+        finally:
+            request.sock = None
+
+    def _get(
+        self, url: str, request: Request, max_bytes: int, on_headers: Callable[[Message], None] | None = None
+    ) -> tuple[bytes, str | None]:
         """One GET: the body, or where it redirects to."""
         parts = urlsplit(url)
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
@@ -121,9 +148,9 @@ class Fetcher:
                     return b"", response.getheader("Location")
                 if response.status != 200:
                     raise Refused(_reason_of_status(response.status))
-                if self._on_headers is not None:
-                    self._on_headers(response.headers)
-                body = self._read(response, request)
+                if on_headers is not None:
+                    on_headers(response.headers)
+                body = self._read(response, request, max_bytes)
                 keep = not response.will_close
                 return body, None
             finally:
@@ -203,15 +230,15 @@ class Fetcher:
         assert problem is not None
         raise problem
 
-    def _read(self, response: http.client.HTTPResponse, request: Request) -> bytes:
+    def _read(self, response: http.client.HTTPResponse, request: Request, max_bytes: int) -> bytes:
         expected = response.length
-        if expected is not None and expected > self._limits.max_bytes:
+        if expected is not None and expected > max_bytes:
             raise Refused("too_large")
         pieces, size = [], 0
         while piece := response.read1(READ_BYTES):
             pieces.append(piece)
             size += len(piece)
-            if size > self._limits.max_bytes:
+            if size > max_bytes:
                 raise Refused("too_large")
         if request.overdue:
             raise Refused("timeout")
@@ -220,6 +247,13 @@ class Fetcher:
         if not size:
             raise Refused("empty")
         return b"".join(pieces)
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        return canonical_url(urljoin(url, location))
+    except ValueError as error:
+        raise Refused("bad_redirect") from error
 
 
 def is_public(address: str) -> bool:

@@ -20,6 +20,8 @@ from veclip_core.samples import DOWNLOAD_SCHEMA
 
 LOST = "lost_by_downloader"
 """The reason of a row that img2dataset took and never gave back."""
+PLACEHOLDER = "placeholder"
+"""The reason of a row whose file many other URLs gave as well."""
 FACTS = ("width", "height", "original_width", "original_height", "sha256")
 """What is known of a picture; `sha256` is of the file as fetched, as img2dataset and DataComp have it."""
 HEADER_BYTES = tarfile.BLOCKSIZE
@@ -75,8 +77,13 @@ class Sealed:
     errors: Mapping[str, int]
 
 
-def seal(asked: Sequence[tuple[str, str]], spool: Spool, tar_path: Path) -> Sealed:
-    """Write the tar of the rows that came, and return the table of all rows `asked` for: (url_id, url), in url_id order."""
+def seal(asked: Sequence[tuple[str, str]], spool: Spool, tar_path: Path, placeholder_urls: int = 0) -> Sealed:
+    """Write the tar of the rows that came, and return the table of all rows `asked` for: (url_id, url), in url_id order.
+
+    A file that `placeholder_urls` of the URLs or more gave is left out, with the reason; 0 for none.
+    """
+    urls_of = Counter(row.meta["sha256"] for row in spool.rows.values() if row.size)
+    placeholders = {sha256 for sha256, urls in urls_of.items() if placeholder_urls and urls >= placeholder_urls}
     rows: list[dict[str, Any]] = []
     errors: Counter[str] = Counter()
     with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -88,6 +95,9 @@ def seal(asked: Sequence[tuple[str, str]], spool: Spool, tar_path: Path) -> Seal
                 reason = (came.meta["error_message"] if came else None) or LOST
                 errors[reason] += 1
                 row.update(status="error", error=reason)
+            elif came.meta["sha256"] in placeholders:
+                errors[PLACEHOLDER] += 1
+                row.update(status="error", error=PLACEHOLDER, sha256=came.meta["sha256"])
             else:
                 facts = {name: came.meta[name] for name in FACTS}
                 offset = add_member(tar, f"{url_id}.jpg", spool.read(came))

@@ -87,9 +87,9 @@ def project(
 
 def _generating(chain: Chain) -> list[str]:
     """The stages that hold devices."""
-    one_pass = engines.captioner_of(chain.scale, chain.settings).one_pass
-    checked_by_a_model = executors.needs_engine(engines.check_operation(chain.scale, chain.settings))
-    return [*([] if one_pass else ["describe"]), *(["check"] if checked_by_a_model else []), "fuse"]
+    makers = (engines.describe_operation, engines.check_operation, engines.fuse_operation)
+    operations = [make(chain.scale, chain.settings) for make in makers]
+    return [operation.name for operation in operations if executors.needs_engine(operation)]
 
 
 def objections(

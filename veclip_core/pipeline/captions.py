@@ -10,8 +10,8 @@ from veclip_core.captioning.shuffle import ShuffleOperation
 from veclip_core.captioning.styles import Style, style_named
 from veclip_core.pipeline import engines, executors
 from veclip_core.pipeline.budget import Limit
-from veclip_core.pipeline.data import Chain, first_parts, is_limited
-from veclip_core.samples import ShardKey
+from veclip_core.pipeline.data import Chain, first_parts, is_limited, keys_in
+from veclip_core.samples import PartRange, ShardKey
 from veclip_core.settings import SettingsError
 from veclip_core.shards import Current, NotMadeYet, ShardSet, read_current
 from veclip_core.stage import Operation, output_of
@@ -32,10 +32,14 @@ class Captions:
     keys: list[ShardKey]
 
 
-def make_captions(chain: Chain, parts: int | None = None, limit: Limit | None = None) -> list[StageReport]:
+def make_captions(
+    chain: Chain, parts: int | None = None, limit: Limit | None = None, only: PartRange | None = None
+) -> list[StageReport]:
     """Describe, check, fuse, select; the reports of the four. What is current moves when the last of them succeeds.
 
     Args:
+        parts: the first so many, which makes it partial.
+        only: these parts, by which nothing becomes current.
         limit: of hours and money, for this and whatever is made beside it; by default the settings', from now on.
 
     Raises:
@@ -45,7 +49,10 @@ def make_captions(chain: Chain, parts: int | None = None, limit: Limit | None = 
     downloads = chain.current("download", "shards")
     count, trial = first_parts(parts, downloads), is_limited(parts, downloads)
     inputs = _downloaded(chain, downloads)
-    return _make(chain, "vecap", _operations(chain), inputs, downloads, count, trial, limit=limit).reports
+    keys = keys_in(only, downloads) if only else None
+    return _make(
+        chain, "vecap", _operations(chain), inputs, downloads, count, trial or only is not None, only=keys, limit=limit
+    ).reports
 
 
 def make_styles(chain: Chain, parts: int | None = None, limit: Limit | None = None) -> dict[str, list[StageReport]]:

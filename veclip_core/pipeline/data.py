@@ -12,10 +12,11 @@ from typing import Any
 from veclip_core import storage
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
 from veclip_core.pipeline import executors
-from veclip_core.samples import Grid, ShardKey
+from veclip_core.samples import Grid, PartRange, ShardKey
 from veclip_core.scales import Scale
-from veclip_core.settings import Settings
+from veclip_core.settings import Settings, SettingsError
 from veclip_core.shards import Current, NotMadeYet, ShardSet, promote, read_current
+from veclip_core.sources.blocklist import Blocklist, read_blocklist
 from veclip_core.sources.list_urls import scan
 from veclip_core.sources.own_pictures import NAMED, Listing, OwnPictures, OwnPicturesError
 from veclip_core.sources.sample_server import HOST, SampleServer
@@ -104,6 +105,7 @@ class Chain:
             self.settings.cache_folder / "scans" / self.source / ("all" if rows is None else f"first-{rows}"),
             rows_per_part=self.scale.source.rows_per_part,
             rows_per_shard=self.scale.source.rows_per_shard,
+            blocked=read_blocklist(self.settings.blocked_domains) if self.settings.blocked_domains else Blocklist(),
         )
         parts = min(self.scale.parts, found.grid.parts)
         listing_urls = found.operation(self.source)
@@ -124,14 +126,19 @@ class Chain:
             world = build_world(self.settings.cache_folder / "packages", self.settings.cache_folder / "world")
             return UrlList((str(world.urls),))
         if self.settings.urls:
-            return UrlList(tuple(piece.strip() for piece in self.settings.urls.split(",")))
+            return UrlList(
+                tuple(piece.strip() for piece in self.settings.urls.split(",")),
+                url_column=self.settings.url_column or None,
+                alt_column="" if self.settings.alt_column == "none" else self.settings.alt_column or None,
+                caption_column=self.settings.caption_column or None,
+            )
         raise NotMadeYet(
-            f"raw_urls_{self.scale.name} needs a URL list: set VECLIP_URLS to a parquet, csv, tsv or jsonl file or pattern"
-            " with a URL and an AltText column, local or remote (for example s3://bucket/urls/*.parquet)."
+            f"raw_urls_{self.scale.name} needs a URL list: set VECLIP_URLS to a parquet, csv, tsv, jsonl or json file or"
+            " pattern with URLs and AltTexts, local or remote (for example s3://bucket/urls/*.parquet)."
         )
 
-    def shards(self, parts: int | None = None) -> StageReport:
-        """Download. `parts`: only the first so many, which makes it partial."""
+    def shards(self, parts: int | None = None, only: PartRange | None = None) -> StageReport:
+        """Download. `parts`: the first so many, which makes it partial; `only`: these, by which nothing becomes current."""
         urls = self.current("list_urls", "raw_urls")
         inputs = {"list_urls": urls.shard_set(self.root, self.source)}
         if self._is_own():
@@ -147,6 +154,9 @@ class Chain:
         runtime = DownloadRuntime(
             threads=self.settings.download_threads,
             allowed_hosts=self.settings.allow_hosts,
+            host_connections=self.settings.host_connections,
+            host_pause_s=self.settings.host_pause_s,
+            contact=self.settings.contact,
         )
         served: AbstractContextManager[object] = nullcontext()
         if self._serves_itself():
@@ -155,6 +165,9 @@ class Chain:
         operation = DownloadOperation(download_config(self.scale), runtime)
         executor = executors.for_downloads(self.settings, here=self._serves_itself())
         with served:
+            if only is not None:
+                keys = keys_in(only, urls)
+                return self.run(operation, urls.grid, urls.parts, inputs, executor, True, keys)
             return self._run_and_promote("shards", operation, urls.grid, first_parts(parts, urls), {"list_urls": urls}, executor,
                              inputs=inputs, partial=is_limited(parts, urls))  # fmt: skip
 
@@ -254,6 +267,14 @@ class Chain:
 
 def download_config(scale: Scale) -> DownloadConfig:
     return DownloadConfig(max_pixels=scale.source.max_pixels)
+
+
+def keys_in(only: PartRange, upstream: Current) -> frozenset[ShardKey]:
+    """The shards of some parts. Raises SettingsError where there are none."""
+    keys = frozenset(key for key in upstream.grid.keys(upstream.parts) if key in only)
+    if not keys:
+        raise SettingsError(f"there are no parts {only.first}-{only.last}: the scale has 0-{upstream.parts - 1}")
+    return keys
 
 
 def first_parts(parts: int | None, upstream: Current) -> int:

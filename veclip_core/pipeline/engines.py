@@ -8,14 +8,15 @@ from typing import Any
 from filelock import FileLock
 
 from veclip_core import storage
-from veclip_core.captioning.captioners import CAPTIONERS, SMALL_FUSER, STAND_IN, Captioner, captioner_named
+from veclip_core.captioning.captioners import CAPTIONERS, RELEASED, SMALL_FUSER, STAND_IN, Captioner, captioner_named
 from veclip_core.captioning.check import CheckConfig, CheckOperation, LlmJudge, WordList
 from veclip_core.captioning.describe import DescribeConfig, DescribeOperation, VlmConfig, open_vlm, vlm_config_for
 from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime
 from veclip_core.captioning.engines.concepts import ConceptsConfig, open_concepts
 from veclip_core.captioning.engines.weights import SMOLLM2, checked_config, pinned, resolve_model
 from veclip_core.captioning.fuse import FuseConfig, FuseOperation, fuse_config_for
-from veclip_core.captioning.quality import VecThresholds
+from veclip_core.captioning.quality import QualityThresholds, VecThresholds
+from veclip_core.captioning.released import ReleasedConfig, ReleasedOperation
 from veclip_core.captioning.rewrite import RewriteConfig, RewriteOperation, Undescribed, UndescribedConfig
 from veclip_core.captioning.select import SelectConfig, SelectOperation
 from veclip_core.captioning.styles import Style, style_named
@@ -37,10 +38,14 @@ INPUTS = {
 """Stage to the stages it reads."""
 INPUTS_OF_REWRITE = ("list_urls", "download", "check")
 """What `fuse` reads in one pass."""
+INPUTS_OF_RELEASED = ("list_urls", "check")
+"""What `fuse` reads where the captions came with the list."""
 
 
 def inputs_of(operation: Operation) -> tuple[str, ...]:
-    return INPUTS_OF_REWRITE if isinstance(operation, RewriteOperation) else INPUTS[operation.name]
+    if isinstance(operation, RewriteOperation):
+        return INPUTS_OF_REWRITE
+    return INPUTS_OF_RELEASED if isinstance(operation, ReleasedOperation) else INPUTS[operation.name]
 
 
 def runtime_of(settings: Settings, server: str = "") -> EngineRuntime:
@@ -108,8 +113,10 @@ def describing_config(captioner: Captioner, style: Style | None = None) -> Confi
     return vlm.model_copy(update={"engine": _quantised(vlm.engine, captioner)})
 
 
-def fusing_config(captioner: Captioner, style: Style | None = None) -> FuseConfig | RewriteConfig:
+def fusing_config(captioner: Captioner, style: Style | None = None) -> FuseConfig | RewriteConfig | ReleasedConfig:
     """What decides the candidates, but for the revision of the weights."""
+    if captioner.describer == RELEASED:
+        return ReleasedConfig()
     config: FuseConfig | RewriteConfig
     if captioner.one_pass:
         config = RewriteConfig(engine=EngineConfig(model=captioner.describer, max_model_len=4096))
@@ -161,7 +168,7 @@ def require_models(scale: Scale, settings: Settings) -> None:
         ("describing", "VECLIP_DESCRIBER", captioner.describer, STAND_IN),
         ("fusing", "VECLIP_FUSER", captioner.fuser, SMALL_FUSER),
     ):
-        if name in ("", STAND_IN):
+        if name in ("", STAND_IN, RELEASED):
             continue
         checked_config(
             resolve_model(SMOLLM2 if name == SMALL_FUSER else name, settings.cache_folder / "weights"), revision=None
@@ -205,10 +212,12 @@ def stand_in_accuracy(settings: Settings) -> dict[str, Any]:
     return dict(storage.read_json(str(prepare_stand_in(settings) / "accuracy.json")))
 
 
-def fuse_operation(scale: Scale, settings: Settings, style: Style | None = None) -> FuseOperation | RewriteOperation:
-    """The fusing language model, or in one pass the rewriting vision-language model."""
+def fuse_operation(scale: Scale, settings: Settings, style: Style | None = None) -> Operation:
+    """The fusing language model, in one pass the rewriting vision-language model, or the captions that came with the list."""
     captioner = captioner_of(scale, settings)
     config = fusing_config(captioner, style)
+    if isinstance(config, ReleasedConfig):
+        return ReleasedOperation(config)
     config = config.model_copy(update={"engine": _pinned(config.engine, settings)})
     if isinstance(config, RewriteConfig):
         return RewriteOperation(config, runtime_of(settings, settings.describer_url))
@@ -218,7 +227,10 @@ def fuse_operation(scale: Scale, settings: Settings, style: Style | None = None)
 def check_config_for(scale: Scale, settings: Settings, style: Style | None = None) -> CheckConfig:
     vec = style.description if style else VecThresholds()
     if settings.ethics == "judge":
-        return CheckConfig(ethics=LlmJudge(engine=fusing_config(captioner_of(scale, settings)).engine), vec=vec)
+        fusing = fusing_config(captioner_of(scale, settings))
+        if isinstance(fusing, ReleasedConfig):
+            raise SettingsError("VECLIP_ETHICS=judge asks the captioner's model, and released captions have none")
+        return CheckConfig(ethics=LlmJudge(engine=fusing.engine), vec=vec)
     return CheckConfig(ethics=WordList() if settings.ethics == "word_list" else None, vec=vec)
 
 
@@ -232,8 +244,9 @@ def check_operation(scale: Scale, settings: Settings, style: Style | None = None
 
 def select_config_for(captioner: Captioner, style: Style | None = None) -> SelectConfig:
     """The thresholds that the fusing was done with; a style's length holds for its fallbacks too."""
+    fusing = fusing_config(captioner, style)
     return SelectConfig(
-        thresholds=fusing_config(captioner, style).thresholds,
+        thresholds=QualityThresholds() if isinstance(fusing, ReleasedConfig) else fusing.thresholds,
         fallback_words=style.thresholds.max_words if style else None,
     )
 

@@ -12,7 +12,7 @@ ON_ENGINES = ("describe", "fuse")
 
 
 def needs_engine(operation: Operation) -> bool:
-    return operation.name in ON_ENGINES or bool(getattr(operation, "needs_engine", False))
+    return bool(getattr(operation, "needs_engine", operation.name in ON_ENGINES))
 
 
 def devices(settings: Settings, executor: Executor) -> int:

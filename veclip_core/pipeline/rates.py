@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veclip_core import storage
+from veclip_core.captioning.captioners import RELEASED
 from veclip_core.captioning.describe import DescribeConfig
 from veclip_core.captioning.engines.base import opened
 from veclip_core.captioning.fuse import FuseOperation, fuse_rows
@@ -95,6 +96,8 @@ def rates_of(scale: Scale, settings: Settings, like: Scale) -> tuple[dict[str, f
 def _generating(scale: Scale, settings: Settings, style: Style | None) -> dict[str, Config]:
     """The configurations of the stages that hold devices, but for the weights' revisions."""
     captioner = engines.captioner_of(scale, settings)
+    if captioner.describer == RELEASED:
+        return {}
     anew = style is None or engines.own_description(captioner, style)
     found: dict[str, Config] = {}
     if anew and not captioner.one_pass:

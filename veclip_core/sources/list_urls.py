@@ -1,7 +1,7 @@
 """The stage `list_urls`: a URL list becomes the shards that everything else follows.
 
-A shard is a range of url_id, and a list comes in any order. So `scan` reads the list once, in bounded memory, into one temporary
-file a part (a million rows); `ListUrlsOperation` then makes each shard of its part's file.
+A shard is a range of url_id, and a list comes in any order. So `scan` reads the list once and DuckDB sorts it, both in bounded
+memory, into one temporary file; `ListUrlsOperation` then makes each shard of its part's range.
 """
 
 import bisect
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,8 @@ from veclip_core.samples import (
     sample_id,
     url_id,
 )
+from veclip_core.settings import CPU_COUNT
+from veclip_core.sources.blocklist import Blocklist
 from veclip_core.sources.urls import ListError, RawRow, UrlList
 from veclip_core.stage import RowCounts, ShardTask, Work
 
@@ -39,7 +42,12 @@ logger = logging.getLogger(__name__)
 
 SPOOL_ROWS = 65_536
 """Rows held in memory at a time, and written as one row group."""
-NOTE = "scan.json"
+NOTHING_BLOCKED = Blocklist()
+SORT_MEMORY = "1GB"
+"""Of DuckDB, which sorts on disk what is more."""
+SORTED_ROWS = 20_480
+"""Of a row group of the sorted file: a part is found by their statistics."""
+SORTED, NOTE = "sorted.parquet", "scan.json"
 SPOOL_SCHEMA = pa.schema(
     [
         ("url_id", pa.string()),
@@ -92,18 +100,20 @@ def scan(
     *,
     rows_per_part: int,
     rows_per_shard: int,
+    blocked: Blocklist = NOTHING_BLOCKED,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Scan:
     """Read the list into `work_dir`, or find it read there already: same files, same choice of rows.
 
     Args:
         rows_per_part: aimed at; the ranges are equal, so a part holds about as many.
+        blocked: domains whose rows become errors, `blocked_domain`.
         on_rows: hears how many rows have been read so far.
 
     Raises:
         urls.ListError: when the list is missing, empty, damaged or of an unknown layout.
     """
-    fingerprint = _fingerprint(urls, rows_per_part, rows_per_shard)
+    fingerprint = _fingerprint(urls, rows_per_part, rows_per_shard, blocked)
     done = work_dir / fingerprint[:16]
     if (done / NOTE).exists():
         return _noted(done)
@@ -113,12 +123,12 @@ def scan(
     try:
         with storage.fatal_errors_named(str(work_dir)):
             aside.mkdir(parents=True)
-            rows, digest = _spool(urls, spool, on_rows)
+            rows, digest = _spool(urls, blocked, spool, on_rows)
             if not rows:
                 raise ListError(f"No rows in {', '.join(urls.files)}")
             parts = max(1, round(rows / rows_per_part))
             grid = Grid(parts, max(1, -(-rows // (parts * rows_per_shard))))
-            _deal(spool, grid, aside)
+            _sort(spool, aside / SORTED)
             spool.unlink()
             found = {"parts": grid.parts, "shards_per_part": grid.shards_per_part, "digest": digest, "rows": rows}
             storage.write_json(str(aside / NOTE), found)
@@ -134,27 +144,23 @@ def _noted(folder: Path) -> Scan:
     return Scan(Grid(known["parts"], known["shards_per_part"]), known["digest"], known["rows"], folder)
 
 
-def _fingerprint(urls: UrlList, rows_per_part: int, rows_per_shard: int) -> str:
+def _fingerprint(urls: UrlList, rows_per_part: int, rows_per_shard: int, blocked: Blocklist) -> str:
     """Changes when the list may have: its files' sizes and times, as their filesystem tells them, and how they are read."""
     files = [(uri, storage.filesystem(uri)) for uri in urls.resolve()]
     columns = [urls.url_column, urls.alt_column, urls.caption_column]
     facts = [(uri, str(fs.ukey(path))) for uri, (fs, path) in files]
-    return digest_of([facts, columns, urls.rows, rows_per_part, rows_per_shard])
+    return digest_of([SORTED, facts, columns, urls.rows, rows_per_part, rows_per_shard, blocked.digest])
 
 
-def _part_file(work_dir: Path, part: int) -> Path:
-    return work_dir / f"{ShardKey(part, 0).part_name}.parquet"
-
-
-def _spool(urls: UrlList, path: Path, on_rows: Callable[[int], None]) -> tuple[int, str]:
+def _spool(urls: UrlList, blocked: Blocklist, path: Path, on_rows: Callable[[int], None]) -> tuple[int, str]:
     """Write every row with its ids, in the list's order; the count of rows and the digest of what they say."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(blocked.digest.encode() if blocked.domains else b"")
     batch: list[tuple[Any, ...]] = []
     number = -1
     with pq.ParquetWriter(path, SPOOL_SCHEMA, compression="zstd") as writer:
         for number, row in enumerate(urls.read()):
             digest.update(json.dumps(row).encode())
-            batch.append(_identified(number, row))
+            batch.append(_identified(number, row, blocked))
             if len(batch) == SPOOL_ROWS:
                 writer.write_table(_table(batch))
                 batch.clear()
@@ -164,7 +170,7 @@ def _spool(urls: UrlList, path: Path, on_rows: Callable[[int], None]) -> tuple[i
     return number + 1, digest.hexdigest()
 
 
-def _identified(number: int, row: RawRow) -> tuple[Any, ...]:
+def _identified(number: int, row: RawRow, blocked: Blocklist) -> tuple[Any, ...]:
     error, url = row.error, row.url
     if error is None:
         try:
@@ -175,6 +181,7 @@ def _identified(number: int, row: RawRow) -> tuple[Any, ...]:
             error = str(problem)
     if error is None:
         of_url = url_id(url)
+        error = "blocked_domain" if blocked.domains and blocked.blocks(url) else None
     else:
         # No canonical URL begins with a control character, so such an id meets no real one. Lost rows keep apart by number.
         url = clean_alt_text(row.url[:MAX_RAW_ALT_CHARS])
@@ -191,26 +198,24 @@ def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
     )
 
 
-def _deal(spool: Path, grid: Grid, work_dir: Path) -> None:
-    """Split the spool into one file a part."""
-    writers = [
-        pq.ParquetWriter(_part_file(work_dir, part), SPOOL_SCHEMA, compression="zstd") for part in range(grid.parts)
-    ]
-    try:
-        for batch in pq.ParquetFile(spool).iter_batches(SPOOL_ROWS):
-            rows_of: dict[int, list[int]] = {}
-            for index, of_url in enumerate(batch.column("url_id").to_pylist()):
-                rows_of.setdefault(grid.key_of(of_url).part, []).append(index)
-            for part, rows in rows_of.items():
-                writers[part].write_table(pa.Table.from_batches([batch.take(pa.array(rows))]))
-    finally:
-        for writer in writers:
-            writer.close()
+def _sort(spool: Path, path: Path) -> None:
+    """The spool's rows by id and then in the list's order; on disk, beside `path`, where memory does not hold them."""
+    import duckdb
+
+    limits: dict[str, Any] = {
+        "memory_limit": SORT_MEMORY,
+        "temp_directory": str(path.parent / "sorting"),
+        "threads": CPU_COUNT,
+    }
+    with duckdb.connect(config=limits) as database:
+        rows = database.read_parquet(str(spool)).order("url_id, sample_id, number")
+        rows.write_parquet(str(path), compression="zstd", row_group_size=SORTED_ROWS)
 
 
 @dataclass(frozen=True)
 class ListUrlsOperation:
-    """Rows by (url_id, sample_id); an (address, AltText) pair that comes again is an error row `duplicate`."""
+    """Rows by (url_id, sample_id); an (address, AltText) pair that comes again is an error row `duplicate`, and a released caption
+    without an AltText whose URL has AltTexts is one `joined`."""
 
     name: ClassVar[str] = "list_urls"
     config: ListUrlsConfig
@@ -223,7 +228,7 @@ class ListUrlsOperation:
 
 
 class _Shards:
-    """Keeps the part it works on, sorted: its shards are made one after another."""
+    """Keeps the part it works on: its shards are made one after another."""
 
     def __init__(self, config: ListUrlsConfig, work_dir: Path) -> None:
         self._config, self._work_dir = config, work_dir
@@ -237,6 +242,7 @@ class _Shards:
         start, stop = bisect.bisect_left(self._keys, task.key), bisect.bisect_right(self._keys, task.key)
         rows = self._rows.slice(start, stop - start).to_pylist()
         errors: Counter[str] = Counter()
+        _share_released_captions(rows)
         before = ""
         for row in rows:
             if row["error"] is None and row["sample_id"] == before:
@@ -256,7 +262,25 @@ class _Shards:
     def _load(self, part: int) -> None:
         if part == self._part:
             return
-        table = pq.read_table(_part_file(self._work_dir, part), use_threads=False, pre_buffer=False)
-        self._rows = table.sort_by([("url_id", "ascending"), ("sample_id", "ascending"), ("number", "ascending")])
+        first, beyond = self._grid.ids_of(part)
+        wanted = [("url_id", ">=", first), *([("url_id", "<", beyond)] if beyond else [])]
+        self._rows = pq.read_table(self._work_dir / SORTED, filters=wanted, use_threads=False, pre_buffer=False)
         self._keys = [self._grid.key_of(of_url) for of_url in self._rows["url_id"].to_pylist()]
         self._part = part
+
+
+def _share_released_captions(rows: list[dict[str, Any]]) -> None:
+    """A list of captions without AltText joins the list with the AltTexts by url_id: its captions go to all rows of their URLs.
+
+    The row that brought one is an error `joined` then, unless it is its URL's only one.
+    """
+    for _, of_url in groupby((row for row in rows if row["error"] is None), key=lambda row: row["url_id"]):
+        same = list(of_url)
+        released = next((row["released_caption"] for row in same if row["released_caption"]), None)
+        if released is None or len(same) == 1:
+            continue
+        told = [row for row in same if row["alt_text"].strip()]
+        for row in same:
+            if told and row["released_caption"] and not row["alt_text"].strip():
+                row["error"] = "joined"
+            row["released_caption"] = row["released_caption"] or released

@@ -1,4 +1,5 @@
-"""Reads URL lists as they are found in the world: parquet, csv, tsv or jsonl, plain or compressed, local or remote, one or many.
+"""Reads URL lists as they are found in the world: parquet, csv, tsv, jsonl or JSON objects {url: caption}, plain or compressed,
+local or remote, one or many.
 
 Columns are found by name. What comes out is one stream of raw rows in bounded memory; a row that can't be read is a row with an
 error, and a list that can't be read is one `ListError` that says what to do.
@@ -14,13 +15,16 @@ import fsspec
 
 from veclip_core import storage
 from veclip_core.mendable import Mendable
+from veclip_core.sources.json_object import NotAnObject, entries_of
 
 URL_COLUMNS = ("url", "image_url", "img_url")
-ALT_COLUMNS = ("alt_text", "alt", "caption", "text")
-"""In order of preference, upper or lower case: LAION has URL and TEXT, COYO and DataComp url and text, CC12M url and caption."""
-RELEASED_COLUMNS = ("released_caption",)
+ALT_COLUMNS = ("alt_text", "alt", "caption", "text", "laion_2b", "org_caption")
+"""In order of preference, upper or lower case: LAION has URL and TEXT, COYO and DataComp url and text, CC12M url and caption,
+CapsFusion image_url and laion_2b, Recap-DataComp url and org_caption."""
+RELEASED_COLUMNS = ("released_caption", "capsfusion", "re_caption")
+"""Captions that were made from the pictures and come with a list: ours, CapsFusion's, Recap-DataComp's."""
 
-FORMATS = {"parquet": "parquet", "csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl"}
+FORMATS = {"parquet": "parquet", "csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "json"}
 COMPRESSIONS = ("gz", "bz2", "xz", "zst")
 BATCH_ROWS = 8_192
 MAX_FIELD_CHARS = 1 << 20
@@ -67,7 +71,7 @@ class UrlList:
             )
             if not matches:
                 raise ListError(
-                    f"No URL list at {pattern}: give the path of a parquet, csv, tsv or jsonl file, or a pattern"
+                    f"No URL list at {pattern}: give the path of a parquet, csv, tsv, jsonl or json file, or a pattern"
                 )
             found += [str(fs.unstrip_protocol(match)) for match in matches]
         return found
@@ -90,12 +94,20 @@ class UrlList:
                 with storage.open_read(uri) as file:
                     yield from self._read_parquet(uri, file)
                 return
+            if kind == "json":
+                with fsspec.open(uri, "rb", compression="infer") as file:
+                    yield from (_row(url, None, caption) for url, caption in entries_of(file))
+                return
             with fsspec.open(
                 uri, "rt", compression="infer", encoding="utf-8-sig", errors="replace", newline=""
             ) as file:
                 yield from self._read_jsonl(uri, file) if kind == "jsonl" else self._read_csv(uri, file, kind)
         except ListError:
             raise
+        except NotAnObject as error:
+            raise ListError(
+                f"{uri}: {error}. A .json list is one object {{url: caption}}; a file with an object a line is .jsonl"
+            ) from error
         except (
             OSError,
             EOFError,
@@ -157,13 +169,13 @@ class UrlList:
             missing = " and ".join(word for word, name in (("the URL", url), ("the AltText", alt)) if name is None)
             raise ListError(
                 f"{uri}: no column is known to hold {missing}. It has the columns {', '.join(names)}. "
-                'Name them: url_column=..., alt_column=... (alt_column="" for a list without AltText)'
+                "Name them: VECLIP_URL_COLUMN=..., VECLIP_ALT_COLUMN=... (`none` for a list without AltText)"
             )
         return url, alt, released
 
 
 def format_of(uri: str) -> str:
-    """parquet, csv, tsv or jsonl, by the file's name."""
+    """parquet, csv, tsv, jsonl or json, by the file's name."""
     pieces = uri.lower().split("?")[0].split(".")
     if pieces[-1] in COMPRESSIONS:
         pieces.pop()

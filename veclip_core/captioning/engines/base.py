@@ -65,6 +65,8 @@ class EngineRuntime(BaseModel):
     """Share of the GPU's memory that vLLM takes."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that share one engine."""
+    share_prefixes: bool = True
+    """Whether vLLM keeps what prompts begin with. Of no use, and not free, where each begins with a picture of its own."""
     compile: bool | None = None
     """Whether vLLM compiles the model: None compiles on CUDA only (on a CPU it costs 50 s for 5 % more speed)."""
 

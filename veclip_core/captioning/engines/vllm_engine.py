@@ -52,7 +52,7 @@ class VllmEngine:
             "quantization": config.quantization,
             "max_model_len": config.max_model_len,
             "enforce_eager": not compiled,
-            "enable_prefix_caching": True,
+            "enable_prefix_caching": runtime.share_prefixes,
             "tensor_parallel_size": runtime.tensor_parallel,
             # Its group of GPUs is this worker's own, on Ray too: vLLM need not look for them.
             **({"distributed_executor_backend": "mp"} if runtime.tensor_parallel > 1 else {}),

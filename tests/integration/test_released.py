@@ -1,0 +1,119 @@
+"""The chain from a list and released captions to a manifest: no model at all; and parts by number, which count later."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from veclip_core.pipeline.captions import make_captions
+from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.manifests import make_manifest
+from veclip_core.samples import PartRange
+from veclip_core.scales import Scale, Source
+from veclip_core.settings import Settings, SettingsError
+from veclip_core.shards import NotMadeYet
+
+SCALE = Scale(
+    "tiny",
+    Source("tiny", rows_per_part=22, rows_per_shard=12, max_pixels=1_000_000, description="a few rows"),
+    parts=3,
+    captioner="released",
+    recipe="sample",
+)
+PICTURES = 24
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            number = self.path.removeprefix("/").removesuffix(".png")
+            buffer = io.BytesIO()
+            if number.isdecimal():
+                pixels = np.random.default_rng(int(number)).integers(0, 256, (40, 40, 3), np.uint8)
+                Image.fromarray(pixels).save(buffer, "PNG")
+            self.send_response(200 if buffer.tell() else 404)
+            self.send_header("Content-Length", str(buffer.tell()))
+            self.end_headers()
+            self.wfile.write(buffer.getvalue())
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def settings(origin: str, tmp_path: Path) -> Settings:
+    """AltTexts of most pictures, captions of most pictures, one of them no caption to train on."""
+    alts = [f"http://{origin}/{n}.png,picture {n}" for n in range(PICTURES - 2)]
+    (tmp_path / "alts.csv").write_text("\n".join(["url,alt", *alts]))
+    captions = {f"http://{origin}/{n}.png": f"A noisy square, number {n}." for n in range(2, PICTURES)}
+    captions[f"http://{origin}/5.png"] = "I'm sorry, I cannot describe this image."
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    lists = f"{tmp_path}/alts.csv,{tmp_path}/captions.json"
+    return Settings(root=str(tmp_path / "root"), urls=lists, allow_hosts=(origin,), download_workers=1)
+
+
+def rows_of(manifest: str) -> dict[str, dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    told = json.loads(Path(manifest).read_text())
+    tables = [pq.read_table(Path(told["tars_relative_to"]) / file) for file in told["files"]]
+    return {row["sample_id"]: row for table in tables for row in table.to_pylist()}
+
+
+def test_released_captions_make_a_manifest(settings: Settings, origin: str) -> None:
+    chain = Chain(settings, SCALE)
+    listed = chain.raw_urls()
+    assert (listed.rows_ok, listed.errors["joined"]) == (PICTURES, PICTURES - 4)
+    chain.shards()
+    made = {report.stage: report for report in make_captions(chain)}
+    assert made["fuse"].errors == {"no_released_caption": 2}
+    assert all(report.rows_in == report.rows_ok + sum(report.errors.values()) for report in made.values())
+    _, manifest = make_manifest(chain)
+    rows = rows_of(manifest)
+    assert len(rows) == PICTURES
+    by_alt = {row["alt"]: row for row in rows.values() if row["alt"]}
+    assert (by_alt["picture 7"]["vecap"], by_alt["picture 7"]["vecap_status"]) == ("A noisy square, number 7.", "fused")
+    assert (by_alt["picture 0"]["vecap"], by_alt["picture 0"]["vecap_status"]) == ("picture 0", "alt")
+    assert (by_alt["picture 5"]["vecap"], by_alt["picture 5"]["vecap_status"]) == ("picture 5", "alt"), (
+        "a refusal is no caption"
+    )
+    assert sum(row["alt"] == "" and row["vecap_status"] == "fused" for row in rows.values()) == 2
+
+
+def test_parts_by_number_count_later(settings: Settings, tmp_path: Path) -> None:
+    chain = Chain(settings, SCALE)
+    chain.raw_urls()
+    only = PartRange.parse("1-1")
+    one = chain.shards(only=only)
+    assert one.partial
+    assert {path.parent.name for path in tmp_path.rglob("download/*/part-*/*.success.json")} == {"part-00001"}
+    with pytest.raises(NotMadeYet):
+        chain.current("download", "shards")
+    with pytest.raises(SettingsError, match="the scale has 0-1"):
+        chain.shards(only=PartRange(17, 19))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("download/*/part-*/*")}
+    whole = chain.shards()
+    assert not whole.partial
+    assert whole.shards_made_now == whole.shards - one.shards > 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is done twice"
+    reports = make_captions(chain, only=only)
+    assert {path.parent.name for path in tmp_path.rglob("select/*/part-*/*.success.json")} == {"part-00001"}
+    with pytest.raises(NotMadeYet):
+        chain.current("select", "vecap")
+    assert 0 < reports[-1].rows_in < PICTURES
+    make_captions(chain)
+    assert chain.current("select", "vecap").rows_ok == PICTURES

@@ -1,0 +1,59 @@
+"""Domains that are never asked: a list of them, one a line, as they are published for parental control and against advertising."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import fsspec
+
+from veclip_core.config import digest_of
+from veclip_core.mendable import Mendable
+
+
+class BlocklistError(Mendable):
+    """The list can't be read; the message says how to mend that."""
+
+
+@dataclass(frozen=True)
+class Blocklist:
+    """Domains, lower case and in ASCII; all below one are blocked with it."""
+
+    domains: frozenset[str] = frozenset()
+
+    def blocks(self, canonical_url: str) -> bool:
+        pieces = (urlsplit(canonical_url).hostname or "").split(".")
+        return any(".".join(pieces[start:]) in self.domains for start in range(len(pieces)))
+
+    @property
+    def digest(self) -> str:
+        return digest_of(sorted(self.domains))
+
+
+def read_blocklist(uri: str) -> Blocklist:
+    """A text file, local or remote, plain or compressed: a domain a line, or a hosts file (`0.0.0.0 domain`); `#` begins a remark.
+
+    Raises:
+        BlocklistError: when it is not there, or a line is no domain.
+    """
+    try:
+        with fsspec.open(uri, "rt", compression="infer", encoding="utf-8", errors="replace") as file:
+            return Blocklist(frozenset(_domains(uri, file)))
+    except OSError as error:
+        raise BlocklistError(
+            f"no list of blocked domains at {uri} ({error}): VECLIP_BLOCKED_DOMAINS names one"
+        ) from error
+
+
+def _domains(uri: str, lines: Iterator[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        domain = words[-1].lower().strip(".")
+        try:
+            ascii_domain = domain.encode("idna").decode()
+        except UnicodeError:
+            ascii_domain = ""
+        if not ascii_domain or not set(ascii_domain) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._"):
+            raise BlocklistError(f"{uri}, line {number}: {line.strip()[:80]!r} is no domain; a list has one a line")
+        yield ascii_domain
