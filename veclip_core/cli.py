@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from veclip_core import cli_captions
+from veclip_core import cli_captions, cli_data
 from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.mendable import Mendable
 from veclip_core.samples import PartRange
@@ -30,6 +30,7 @@ sample = typer.Typer(
 )
 app.add_typer(sample, name="sample")
 app.add_typer(cli_captions.commands)
+app.add_typer(cli_data.commands)
 
 STAGES_OF_ASSET = {
     "raw_urls": ("list_urls",),
@@ -60,28 +61,6 @@ def sample_fetch(
     engines.prepare_stand_in(settings)
     engines.require_models(SCALES["sample"], settings)  # converts the language model's weights
     typer.echo(f"{world.total_rows:,} URLs in {world.urls}, served on 127.0.0.1:{world.port} while they are downloaded")
-
-
-@app.command("released-captions")
-def released_captions() -> None:
-    """Fetch the released caption files that VECLIP_RELEASED_CAPTIONS lists; what was cut off is gone on with."""
-    from tqdm import tqdm
-
-    from veclip_core.pipeline.released import fetch_captions, url_list_of
-
-    settings = Settings.from_environment()
-    bars: dict[str, tqdm[Any]] = {}
-
-    def tell(name: str, done: int, whole: int | None) -> None:
-        bar = bars.setdefault(name, tqdm(total=whole, desc=name, unit="B", unit_scale=True))
-        bar.update(done - bar.n)
-
-    fetched = fetch_captions(settings, tell)
-    for bar in bars.values():
-        bar.close()
-    for one in fetched:
-        typer.echo(f"{one.sha256}  {one.bytes:>15,}  {one.uri}")
-    typer.echo(f"VECLIP_URLS='{url_list_of(settings)}' VECLIP_CAPTIONER=released reads them")
 
 
 @app.command()

@@ -36,6 +36,8 @@ class Settings(BaseModel):
     """The lists' column of AltTexts, likewise; `none` for lists without."""
     caption_column: str = ""
     """The lists' column of captions that were made elsewhere, for captioner `released`."""
+    removed: str = ""
+    """A list of URLs, domains and ids that no manifest has from now on; `veclip remove` takes them out of what is stored."""
     released_captions: str = ""
     """The list of the released caption files (a text file of addresses) that `released_captions_300m` fetches."""
     blocked_domains: str = ""

@@ -4,9 +4,10 @@ import random
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
-from veclip_core.mixing.choose import caption_of, choose, draw
+from veclip_core.mixing.choose import caption_of, choose, draw, is_usable, usable_mask
 from veclip_core.training.arms import ARMS
 from veclip_core.training.recipe import Recipe
 
@@ -94,3 +95,26 @@ def test_mixed_and_its_control_toss_the_same_coins() -> None:
 def test_the_arm_of_alt_text_never_sees_a_generated_text() -> None:
     for sample_id in IDS[:200]:
         assert caption_of({**ROW, "sample_id": sample_id, "alt": ""}, 0, 0, {"alt": 1.0, "vecap": 0.0})[0] == ""
+
+
+def test_a_column_is_judged_as_its_texts_are() -> None:
+    spaces = (
+        "",
+        " ",
+        "\t",
+        "\x0b",
+        "\x1c",
+        "\x1f",
+        "\x85",
+        "\xa0",
+        "\u1680",
+        "\u2003",
+        "\u2028",
+        "\u3000",
+        "\u200b",
+        "\x00",
+    )
+    texts = [f"{a}{one}{b}{other}{a}" for a in spaces for b in spaces for one in ("", "x", "港") for other in ("", "y")]
+    for source in ("alt", "vec", "vecap"):
+        found = usable_mask(pa.chunked_array([texts[:50], texts[50:]]), source)
+        assert found.tolist() == [is_usable(text, source) for text in texts]

@@ -7,8 +7,14 @@ another order of the manifest give every sample the same text.
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from veclip_core.captioning.template import template_fusion
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ALT_TEXT = "alt"
 TEMPLATE = "template"
@@ -21,6 +27,8 @@ NO_TEXT = "none"
 MIN_GENERATED_WORDS = 2
 """A generated text below this falls back to the AltText (LaCLIP's rule); a one-word AltText stands."""
 
+WORD = r"[^\s\x0b\x1c-\x1f\x{85}\p{Z}]+"
+"""What `str.split` finds, for RE2, whose own classes know no Unicode white space."""
 _UNIT = 2.0**-53
 
 
@@ -92,6 +100,14 @@ def is_source(name: str) -> bool:
 def further_columns(weights: Mapping[str, float]) -> list[str]:
     """The columns that a mix reads besides AltText, VeC and VeCap, which every manifest has."""
     return [name for name in weights if name not in (ALT_TEXT, "vec", "vecap", TEMPLATE)]
+
+
+def usable_mask(texts: "pa.ChunkedArray", source: str) -> "np.ndarray":
+    """`is_usable` of a column of texts; bool (N,)."""
+    import pyarrow.compute as pc
+
+    words = pc.count_substring_regex(texts, WORD)
+    return np.asarray(pc.greater_equal(words, 1 if source == ALT_TEXT else MIN_GENERATED_WORDS))
 
 
 def is_usable(text: str | None, source: str) -> bool:

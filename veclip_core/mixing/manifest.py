@@ -4,17 +4,20 @@ The draw between the columns is not made here: it is `choose`, at every step of 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from veclip_core import storage
 from veclip_core.captioning.styles import Style
 from veclip_core.config import Config
-from veclip_core.mixing.choose import ALT_TEXT, CONTROL, is_usable
+from veclip_core.mixing.choose import ALT_TEXT, CONTROL, usable_mask
+from veclip_core.mixing.removals import REMOVED, Removals
 from veclip_core.samples import MIX_SCHEMA
 from veclip_core.shards import Current
 from veclip_core.stage import RowCounts, ShardTask, Work
@@ -41,6 +44,8 @@ class MixConfig(Config):
     """Raised when other rows are kept: since 2 none whose picture the describer could not open."""
     further: tuple[FurtherColumn, ...] = ()
     """Caption sources besides AltText, VeC and VeCap."""
+    removed: str | None = None
+    """Digest of the list of what is left out (mixing/removals.py)."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -68,67 +73,83 @@ class MixOperation:
     """Joins `select` with where `download` put the pictures, by url_id, and with further outputs of `select`, by sample_id."""
 
     config: MixConfig
+    removals: Removals = field(default_factory=Removals)
+    """What `config.removed` is the digest of."""
     name: ClassVar[str] = "mix"
 
     @contextmanager
     def open(self) -> Iterator[Work]:
-        yield lambda task: _mix(task, self.config)
+        yield lambda task: _mix(task, self.config, self.removals)
 
 
-def _mix(task: ShardTask, config: MixConfig) -> RowCounts:
-    downloads = task.inputs["download"]
-    tar = downloads.address_of_tar(task.key)
-    picture_of = {
-        row["url_id"]: row
-        for row in task.read("download", ["url_id", "status", "offset", "bytes"]).to_pylist()
-        if row["status"] == "ok"
+def _mix(task: ShardTask, config: MixConfig, removals: Removals) -> RowCounts:
+    downloads = task.read("download", ["url_id", "url", "status", "offset", "bytes"])
+    captions = task.read("select", ["sample_id", "url_id", "alt_text", "vec", "vecap", "status", "error"])
+    pictures = downloads.filter(pc.equal(downloads["status"], "ok"))
+    place = pc.index_in(captions["url_id"], value_set=pictures["url_id"].combine_chunks())
+    texts = {
+        source: pc.fill_null(captions[column], "")
+        for source, column in (("alt", "alt_text"), ("vec", "vec"), ("vecap", "vecap"))
     }
-    further: dict[str, dict[str, str]] = {}
-    for column in config.further:
-        made = task.read(column.input, ["sample_id", column.text]).to_pylist()
-        further[column.name] = {row["sample_id"]: row[column.text] or "" for row in made}
-    errors: Counter[str] = Counter()
-    rows: list[dict[str, Any]] = []
-    captions = task.read("select").to_pylist()
-    for caption in captions:
-        texts = {"alt": caption["alt_text"] or "", "vec": caption["vec"] or "", "vecap": caption["vecap"] or ""}
-        picture = picture_of.get(caption["url_id"])
-        if picture is None:
-            errors["no_picture"] += 1
-        elif caption["status"] == "error":
-            errors[caption["error"]] += 1
-        elif not any(is_usable(text, source) for source, text in texts.items()):
-            errors["no_text"] += 1
-        else:
-            rows.append(
-                {
-                    "sample_id": caption["sample_id"],
-                    "url_id": caption["url_id"],
-                    "tar": tar,
-                    "offset": picture["offset"],
-                    "bytes": picture["bytes"],
-                    **texts,
-                    "vecap_status": caption["status"],
-                    **{name: text_of.get(caption["sample_id"]) for name, text_of in further.items()},
-                }
-            )
-    distinct = len({row["sample_id"] for row in rows})
-    if distinct != len(rows):
-        raise ValueError(f"{len(rows) - distinct} sample_ids stand twice in {task.key}: `select` is damaged")
-    for name in further:
-        if missing := sum(row[name] is None for row in rows):
-            raise ValueError(
-                f"{missing} samples of {task.key} are not in the captions for the column {name}: make them again"
-            )
-    task.write(pa.Table.from_pylist(rows, mix_schema([column.name for column in config.further])))
-    by_column = {f"with_{source}": float(sum(bool(row[source]) for row in rows)) for source in config.columns}
-    no_alt_text = sum(not is_usable(row["alt"], ALT_TEXT) for row in rows)
-    return RowCounts(
-        len(captions),
-        len(rows),
-        dict(errors),
-        extra={"distinct_ids": float(distinct), "without_alt_text": float(no_alt_text), **by_column},
+    usable = np.logical_or.reduce([usable_mask(text, source) for source, text in texts.items()])
+    left_out = _first_reasons(
+        {
+            REMOVED: removals.mask(captions, downloads),
+            "no_picture": pc.is_null(place).to_numpy(),
+            "caption": pc.equal(captions["status"], "error").to_numpy(),
+            "no_text": ~usable,
+        }
     )
+    kept = ~np.logical_or.reduce(list(left_out.values()))
+    ids = captions["sample_id"].filter(kept)
+    distinct = pc.count_distinct(ids).as_py()
+    if distinct != len(ids):
+        raise ValueError(f"{len(ids) - distinct} sample_ids stand twice in {task.key}: `select` is damaged")
+    found = pictures.take(place.filter(kept))
+    columns = {
+        "sample_id": ids,
+        "url_id": captions["url_id"].filter(kept),
+        "tar": pa.repeat(task.inputs["download"].address_of_tar(task.key), len(ids)),
+        "offset": found["offset"],
+        "bytes": found["bytes"],
+        **{source: text.filter(kept) for source, text in texts.items()},
+        "vecap_status": captions["status"].filter(kept),
+        **{column.name: _further(task, column, ids) for column in config.further},
+    }
+    task.write(pa.table(columns, schema=mix_schema([column.name for column in config.further])))
+    errors = Counter({reason: int(mask.sum()) for reason, mask in left_out.items() if reason != "caption"})
+    errors.update(captions["error"].filter(left_out["caption"]).to_pylist())
+    by_column = {
+        f"with_{source}": float(pc.sum(pc.not_equal(columns[source], "")).as_py() or 0) for source in config.columns
+    }
+    no_alt_text = float((~usable_mask(columns["alt"], ALT_TEXT)).sum())
+    return RowCounts(
+        captions.num_rows,
+        len(ids),
+        {reason: count for reason, count in errors.items() if count},
+        extra={"distinct_ids": float(distinct), "without_alt_text": no_alt_text, **by_column},
+    )
+
+
+def _first_reasons(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The masks with each row in the first of them only that has it."""
+    taken = np.zeros(len(next(iter(masks.values()))), bool)
+    first = {}
+    for reason, mask in masks.items():
+        first[reason] = mask & ~taken
+        taken |= mask
+    return first
+
+
+def _further(task: ShardTask, column: FurtherColumn, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A further column's texts for the kept samples. Raises ValueError where one is missing."""
+    made = task.read(column.input, ["sample_id", column.text])
+    place = pc.index_in(ids, value_set=made["sample_id"].combine_chunks())
+    if place.null_count:
+        raise ValueError(
+            f"{place.null_count} samples of {task.key} are not in the captions for the column {column.name}: make them again"
+        )
+    return pc.fill_null(made[column.text].take(place), "")
 
 
 def mix_schema(further: Sequence[str]) -> pa.Schema:
@@ -139,16 +160,17 @@ def mix_schema(further: Sequence[str]) -> pa.Schema:
     return schema
 
 
+def manifest_address(root: str, source: str, current: Current) -> str:
+    """Where a manifest's JSON lies. Of a trial on some parts the name says so: it never stands in the place of the whole."""
+    trial = f".first-{current.parts}-parts" if current.partial else ""
+    return storage.join(current.shard_set(root, source).uri, f"{current.scale}{trial}.manifest.json")
+
+
 def write_manifest_json(
     root: str, source: str, current: Current, report: StageReport, columns: tuple[str, ...] = CAPTION_COLUMNS
 ) -> str:
-    """Write `<scale>.manifest.json` beside the shards: what training and other tools read first. Returns its address.
-
-    Of a trial on some parts the file names them, so that it never stands in the place of the whole.
-    """
-    shards = current.shard_set(root, source)
-    trial = f".first-{current.parts}-parts" if current.partial else ""
-    uri = storage.join(shards.uri, f"{current.scale}{trial}.manifest.json")
+    """Write the manifest's JSON beside the shards: what training and other tools read first. Returns its address."""
+    shards, uri = current.shard_set(root, source), manifest_address(root, source, current)
     storage.write_json(
         uri,
         {

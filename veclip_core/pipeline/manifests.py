@@ -5,7 +5,15 @@ from typing import Any
 
 from veclip_core import storage
 from veclip_core.mixing.choose import CONTROL
-from veclip_core.mixing.manifest import CONTROL_MIX, MixConfig, MixOperation, mix_of, write_manifest_json
+from veclip_core.mixing.manifest import (
+    CONTROL_MIX,
+    MixConfig,
+    MixOperation,
+    manifest_address,
+    mix_of,
+    write_manifest_json,
+)
+from veclip_core.mixing.removals import Removals, read_removals
 from veclip_core.pipeline import engines, executors
 from veclip_core.pipeline.captions import MADE_BESIDE, captions_of
 from veclip_core.pipeline.data import Chain, first_parts, is_limited
@@ -38,6 +46,11 @@ def make_manifest(chain: Chain, parts: int | None = None) -> tuple[StageReport, 
     return _make(chain, "manifest", mix_of(styles, described_anew), captions, inputs, lineage, count, partial)
 
 
+def address_of_manifest(chain: Chain) -> str:
+    """The JSON of the scale's current manifest."""
+    return manifest_address(chain.root, chain.source, chain.current("mix", "manifest"))
+
+
 def make_control_manifest(chain: Chain) -> tuple[StageReport, str]:
     """The manifest with the control's captions as one more column: the same rows in the same order."""
     captions, control = chain.current("select", "vecap"), chain.current("select", "vecap_control")
@@ -62,7 +75,10 @@ def _make(
     parts: int,
     partial: bool,
 ) -> tuple[StageReport, str]:
-    report = chain.run(MixOperation(config), captions.grid, parts, inputs, executors.one_process(), partial)
+    removals = read_removals(chain.settings.removed) if chain.settings.removed else Removals()
+    if removals:
+        config = config.model_copy(update={"removed": removals.digest})
+    report = chain.run(MixOperation(config, removals), captions.grid, parts, inputs, executors.one_process(), partial)
     current = chain.made(asset, report, captions.grid, {**lineage, "mix": report.identity})
     uri = write_manifest_json(chain.root, chain.source, current, report, config.columns)
     promote(chain.root, chain.source, current, report.shards_made_now)

@@ -49,11 +49,16 @@ def _domains(uri: str, lines: Iterator[str]) -> Iterator[str]:
         words = line.partition("#")[0].split()
         if not words:
             continue
-        domain = words[-1].lower().strip(".")
-        try:
-            ascii_domain = domain.encode("idna").decode()
-        except UnicodeError:
-            ascii_domain = ""
-        if not ascii_domain or not set(ascii_domain) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._"):
+        domain = domain_of(words[-1])
+        if domain is None:
             raise BlocklistError(f"{uri}, line {number}: {line.strip()[:80]!r} is no domain; a list has one a line")
-        yield ascii_domain
+        yield domain
+
+
+def domain_of(text: str) -> str | None:
+    """A domain in lower case and in ASCII, or None for what is none."""
+    try:
+        domain = text.lower().strip(".").encode("idna").decode()
+    except UnicodeError:
+        return None
+    return domain if domain and set(domain) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._") else None
