@@ -101,6 +101,8 @@ class Settings(BaseModel):
     """Fetches under way at one host in each download worker, but for `allow_hosts`."""
     host_pause_s: float = Field(default=0.0, ge=0)
     """Seconds between the starts of two fetches at one host; its robots.txt may ask for more."""
+    shard_deadline_s: float = Field(default=3600.0, gt=0)
+    """Seconds for the download of one shard; one with more than a few URLs that were not asked by then is tried again."""
     contact: str = Field(default="", pattern=r"^[!-~ ]*$")
     """An address of a page or a mailbox that servers are told with the name of the downloader, for their owners to reach you."""
     download_workers: int = Field(default=CPU_COUNT, ge=1)

@@ -20,7 +20,7 @@ from veclip_core.pipeline.manifests import make_manifest
 from veclip_core.samples import PartRange, ShardKey
 from veclip_core.scales import Scale
 from veclip_core.settings import SettingsError
-from veclip_core.shards import ShardSet
+from veclip_core.shards import ShardSet, read_current
 from veclip_core.stage_report import StageReport
 from veclip_dagster import checks, metadata
 from veclip_dagster.failures import clear_failures
@@ -51,7 +51,9 @@ class SomePartsConfig(PartsConfig):
     )
 
     def range(self) -> PartRange | None:
-        """Raises SettingsError for what is no range."""
+        """Raises SettingsError for what is no range, and for both limits at once."""
+        if self.only and self.parts is not None:
+            raise SettingsError("give `parts` (the first so many) or `only` (some by number), not both")
         try:
             return PartRange.parse(self.only) if self.only else None
         except ValueError as error:
@@ -117,7 +119,8 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
             chain = chain_of(context, veclip, scale, f"shards_{s}", grid_of_parts="download")
             report = chain.shards(config.parts, config.range())
             numbers = metadata.of_stage(report) | of_hosts(chain, report)
-        return result_of_stage(report, numbers, checks.of_stage(report, success_rate=True))
+            digest = current_digest(chain, "download") if config.only else ""
+        return result_of_stage(report, numbers, checks.of_stage(report, success_rate=True), digest)
 
     @dg.asset(
         name=f"vecap_{s}",
@@ -148,9 +151,8 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
                 live.log(reports, f"vecap_{s}", "vecap")
                 if only is not None:  # what is current, and its pages, tell of other parts too
                     numbers = {name: value for report in reports for name, value in metadata.of_stage(report).items()}
-                    return result_of_stage(
-                        reports[-1], numbers, checks.of_stage(*reports, llm_share=fused_share(reports))
-                    )
+                    results = checks.of_stage(*reports, llm_share=fused_share(reports))
+                    return result_of_stage(reports[-1], numbers, results, current_digest(chain, "select"))
                 # Without the grid of parts: its cells tell of the scale's own captions.
                 beside = replace(chain_of(context, veclip, scale, f"vecap_{s}"), on_shard=live.on_shard)
                 styled = make_styles(beside, config.parts, limit)
@@ -256,6 +258,12 @@ def quality_plots(found: CaptionQuality) -> dict[str, dg.MetadataValue]:
 def digest_with_styles(select: StageReport, styled: Sequence[StageReport]) -> str:
     """The data version of a scale's captions: other captions of a style are other data."""
     return digest_of([select.digest, *(made.digest for made in styled)]) if styled else select.digest
+
+
+def current_digest(chain: Chain, stage: str) -> str:
+    """The data version that stays when only some parts were made; empty where nothing is current yet."""
+    current = read_current(chain.root, chain.source, stage, chain.scale.name)
+    return current.digest if current else ""
 
 
 def of_hosts(chain: Chain, report: StageReport) -> dict[str, dg.MetadataValue]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from veclip_core.samples import PartRange
 from veclip_core.scales import Scale, Source
 from veclip_core.settings import Settings, SettingsError
 from veclip_core.shards import NotMadeYet
+from veclip_core.storage import StorageError
 
 SCALE = Scale(
     "tiny",
@@ -92,6 +94,21 @@ def test_released_captions_make_a_manifest(settings: Settings, origin: str) -> N
         "a refusal is no caption"
     )
     assert sum(row["alt"] == "" and row["vecap_status"] == "fused" for row in rows.values()) == 2
+
+
+def test_a_crawl_that_does_not_fit_is_refused_before_it_begins(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(settings, SCALE)
+    chain.raw_urls()
+    usage = shutil.disk_usage(settings.root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=17_000))
+    with pytest.raises(StorageError, match=r"0 GB free: make room.*--parts"):
+        chain.shards()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=24 * 17_000 + 1_000))
+    assert chain.shards().rows_ok == PICTURES
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    assert chain.shards().shards_made_now == 0, "what is done needs no room"
 
 
 def test_parts_by_number_count_later(settings: Settings, tmp_path: Path) -> None:

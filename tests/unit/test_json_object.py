@@ -7,7 +7,7 @@ import random
 import pytest
 
 from veclip_core.sources import json_object
-from veclip_core.sources.json_object import NotAnObject, entries_of
+from veclip_core.sources.json_object import NoJson, NotAnObject, entries_of
 
 TEXTS = (
     'a "quoted", text',
@@ -56,6 +56,21 @@ def test_values_of_every_kind_and_names_that_come_twice() -> None:
 def test_what_is_no_object_is_an_error(text: bytes, error: type[ValueError]) -> None:
     with pytest.raises(error):
         list(entries_of(io.BytesIO(text)))
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"a": NaN}', b'{"a": "b", c: "d"}', b'{"a": "b\x01"}', b'{"a": b}', b'{"a": "b" "c": "d"}']
+)
+def test_what_is_no_json_is_told_from_what_is_cut_off(text: bytes) -> None:
+    with pytest.raises(NoJson):
+        list(entries_of(io.BytesIO(text)))
+    with pytest.raises(ValueError, match="ends before the object does"):
+        list(entries_of(io.BytesIO(b'{"a": "b", "c')))
+
+
+def test_blanks_before_the_object_are_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_object, "BLOCK_BYTES", 2)
+    assert list(entries_of(io.BytesIO(b"\xef\xbb\xbf" + b" " * 99 + b'{"a": "b"}'))) == [("a", "b")]
 
 
 def test_memory_is_bounded_whatever_an_entry_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import zstandard
 from veclip_core.samples import LIST_URLS_SCHEMA, sample_id, url_id
 from veclip_core.sources.blocklist import BlocklistError, read_blocklist
 from veclip_core.sources.list_urls import Scan, scan
-from veclip_core.sources.urls import ListError, UrlList
+from veclip_core.sources.urls import ListError, RawRow, UrlList
 from veclip_core.stage import RowCounts, ShardTask
 
 ROWS = [(f"http://host{n % 7}.example/{n}.png", f"picture {n}") for n in range(1_000)]
@@ -239,9 +239,27 @@ def test_released_captions_join_the_alt_texts_by_url(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_captions_of_any_format_join(tmp_path: Path) -> None:
+    """Columns that are named may belong to one of the lists only."""
+    pq.write_table(pa.table({"url": ["http://a.example/1"], "words": ["one"]}), tmp_path / "alts.parquet")
+    pq.write_table(pa.table({"url": ["http://a.example/1"], "caption": ["A one."]}), tmp_path / "captions.parquet")
+    pq.write_table(pa.table({"url": ["http://a.example/1"], "re_caption": ["A one."]}), tmp_path / "others.parquet")
+
+    def rows_of(*names: str, **how: str) -> list[RawRow]:
+        return list(UrlList(tuple(str(tmp_path / name) for name in names), **how).read())  # type: ignore[arg-type]
+
+    one, caption = RawRow("http://a.example/1", "one"), RawRow("http://a.example/1", "", "A one.")
+    assert rows_of("alts.parquet", "others.parquet", alt_column="words") == [one, caption]
+    named = {"alt_column": "words", "caption_column": "caption"}
+    assert rows_of("alts.parquet", "captions.parquet", **named) == [one, caption]
+    assert rows_of("captions.parquet", caption_column="caption") == [caption], "one column is not two texts"
+    with pytest.raises(ListError, match="no column 'nowhere'"):
+        rows_of("captions.parquet", caption_column="nowhere")
+
+
 def test_a_blocked_domain_is_an_error_and_another_list(tmp_path: Path) -> None:
     (tmp_path / "blocked.txt").write_text(
-        "# of the day\nhost1.example\n0.0.0.0 Host2.Example # a hosts file's line\n\nb\u00fccher.example\n"
+        "# of the day\nhost1.example\n0.0.0.0 other.example Host2.Example # a hosts file's line\n\nb\u00fccher.example\n"
     )
     blocked = read_blocklist(str(tmp_path / "blocked.txt"))
     path = write_csv(tmp_path / "list.csv", rows=[*ROWS, ("http://www.xn--bcher-kva.example/1", "below a blocked one")])

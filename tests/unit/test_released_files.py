@@ -1,6 +1,7 @@
 """Large files by a list: gone on with after every cut, never half of one, never two mixed."""
 
 import hashlib
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from veclip_core.pipeline.released import fetch_captions, url_list_of
+from veclip_core.settings import Settings, SettingsError
 from veclip_core.sources import released_files
 from veclip_core.sources.released_files import FetchError, Wanted, fetch_all, read_list
+from veclip_core.sources.urls import UrlList
 
 SIZE = 400_000
 
@@ -23,6 +27,10 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.ranges, self.cut_after, self.cuts = True, SIZE, 0
         self.served = 0
+        self.asked: list[str | None] = []
+        """The ranges of the GETs."""
+        self.down = 0
+        """So many answers more are 503."""
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/files/{name}"
@@ -44,6 +52,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         start, stop = 0, len(data)
         asked = self.headers.get("Range")
+        if body:
+            self.server.asked.append(asked)
+        if self.server.down:
+            self.server.down -= 1
+            self.send_error(503)
+            return
         if asked and self.server.ranges:
             first, last = asked.removeprefix("bytes=").split("-")
             start, stop = int(first), min(int(last) + 1, len(data))
@@ -53,8 +67,6 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header("Content-Length", str(stop - start))
         self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:8]}"')
-        if self.server.ranges:
-            self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
         if not body:
             return
@@ -73,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(released_files, "PAUSE_S", 0.01)
     monkeypatch.setattr(released_files, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(released_files, "PROGRESS_BYTES", 20_000)
     serving = Server()
     serving.files["captions-00.json"] = random.Random(0).randbytes(SIZE)
     thread = threading.Thread(target=serving.serve_forever, daemon=True)
@@ -94,7 +107,8 @@ def test_what_is_cut_off_is_gone_on_with(server: Server, tmp_path: Path) -> None
     server.cut_after, server.cuts = 30_000, 4
     path = fetched(server, tmp_path)
     assert path.read_bytes() == server.files["captions-00.json"]
-    assert server.served < 2 * SIZE, "what was there is not fetched again"
+    assert server.served == SIZE + 4 * 30_000, "what was there is not fetched again: a cut block is, and nothing else"
+    assert all(server.asked)
     before = server.served
     fetched(server, tmp_path)
     assert server.served == before, "nothing is done twice"
@@ -102,13 +116,38 @@ def test_what_is_cut_off_is_gone_on_with(server: Server, tmp_path: Path) -> None
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: Server, tmp_path: Path) -> None:
     part = tmp_path / "partial" / "captions-00.json.part"
-    server.cut_after, server.cuts = 0, 100
+
+    def goes_down(name: str, done: int, whole: int | None) -> None:
+        assert whole == SIZE
+        if done >= 200_000:
+            server.cut_after, server.cuts = 0, 100
+
     with pytest.raises(FetchError, match="goes on from where it is"):
-        fetched(server, tmp_path)
-    server.cut_after, server.cuts = 45_000, 1
+        fetch_all([Wanted(server.url("captions-00.json"))], str(tmp_path / "files"), tmp_path / "partial", goes_down)
+    assert part.stat().st_size == 200_000
     assert not list(tmp_path.glob("files/*")), "no half of a file under its name"
-    fetched(server, tmp_path)
+    server.cuts, server.served, server.asked = 0, 0, []
+    assert fetched(server, tmp_path).read_bytes() == server.files["captions-00.json"]
+    assert server.served == 200_000
+    assert server.asked[0] == "bytes=200000-249999"
     assert not part.exists()
+
+
+def test_a_server_that_is_down_for_a_moment_has_the_file_still(server: Server, tmp_path: Path) -> None:
+    server.down = 3
+    assert fetched(server, tmp_path).read_bytes() == server.files["captions-00.json"]
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(FetchError, match="can't be fetched"):
+        fetch_all([Wanted(server.url("other.json"))], str(tmp_path / "files"), tmp_path / "partial")
+
+
+def test_cuts_without_progress_come_to_an_end(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.cuts = False, 10_000
+    server.cut_after = 10_000
+    with pytest.raises(FetchError, match="can't be fetched"):
+        fetched(server, tmp_path)
+    assert len(server.asked) <= 2 * (released_files.TRIES + 1)
 
 
 def test_another_file_at_the_same_address_is_not_joined_to_the_first(server: Server, tmp_path: Path) -> None:
@@ -119,10 +158,36 @@ def test_another_file_at_the_same_address_is_not_joined_to_the_first(server: Ser
     assert fetched(server, tmp_path).read_bytes() == server.files["captions-00.json"]
 
 
+def test_a_file_that_changes_while_it_is_read_is_read_again(server: Server, tmp_path: Path) -> None:
+    other = random.Random(1).randbytes(SIZE)
+
+    def changes(name: str, done: int, whole: int | None) -> None:
+        if done == 200_000:
+            server.files["captions-00.json"] = other
+
+    (one,) = fetch_all([Wanted(server.url("captions-00.json"))], str(tmp_path / "files"), tmp_path / "partial", changes)
+    assert Path(one.uri).read_bytes() == other
+
+
 def test_a_server_without_ranges_begins_anew(server: Server, tmp_path: Path) -> None:
     server.ranges = False
     server.cut_after, server.cuts = 100_000, 1
     assert fetched(server, tmp_path).read_bytes() == server.files["captions-00.json"]
+
+
+def test_what_was_fetched_is_a_list_and_nothing_else_is(server: Server, tmp_path: Path) -> None:
+    captions = {f"http://a.example/{n}.png": f"caption {n}" for n in range(5)}
+    server.files["captions-00.json"] = json.dumps(captions).encode()
+    server.files["captions-01.json"] = json.dumps({"http://b.example/": "another"}).encode()
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{server.url('captions-00.json')}\n{server.url('captions-01.json')}\n")
+    settings = Settings(root=str(tmp_path / "root"), released_captions=str(listed))
+    for _ in range(2):
+        assert len(fetch_captions(settings, lambda *told: None)) == 2
+    rows = list(UrlList((url_list_of(settings),)).read())
+    assert {row.url: row.released_caption for row in rows} == captions | {"http://b.example/": "another"}
+    with pytest.raises(SettingsError, match="VECLIP_RELEASED_CAPTIONS"):
+        fetch_captions(Settings(root=str(tmp_path)), lambda *told: None)
 
 
 def test_the_hash_of_the_list_counts(server: Server, tmp_path: Path) -> None:

@@ -103,8 +103,13 @@ class CheckOperation:
             with opened(ethics.engine, self.runtime) as engine:
                 yield lambda task: check_shard(task, self.config, judged_by(engine, ethics))
         else:
-            judge: Judge = word_list_judge(ethics) if ethics else _refuses_nothing
+            judge = judge_of(ethics)
             yield lambda task: check_shard(task, self.config, judge)
+
+
+def judge_of(ethics: WordList | None) -> Judge:
+    """The judge that needs no model."""
+    return word_list_judge(ethics) if ethics else _refuses_nothing
 
 
 def _refuses_nothing(texts: Sequence[str]) -> list[str | None]:

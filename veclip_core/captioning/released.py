@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from veclip_core.captioning.check import CheckConfig, Judge, WordList, judge_of, refusals
 from veclip_core.captioning.fuse import Candidate, table_of
 from veclip_core.captioning.quality import VecThresholds, judge_vec
 from veclip_core.config import Config
@@ -24,6 +25,12 @@ class ReleasedConfig(Config):
 
     thresholds: VecThresholds = VecThresholds(script=None)
     """What a caption must satisfy by itself; one that does not is rejected for good."""
+    check: CheckConfig = CheckConfig()
+    """Which captions are refused, as the AltTexts and VeCs of other captioners are; no model judges them."""
+
+    @property
+    def ethics(self) -> WordList | None:
+        return self.check.ethics if isinstance(self.check.ethics, WordList) else None
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,11 @@ class ReleasedOperation:
 
     @contextmanager
     def open(self) -> Iterator[Callable[[ShardTask], RowCounts]]:
-        yield lambda task: released_shard(task, self.config)
+        judge = judge_of(self.config.ethics)
+        yield lambda task: released_shard(task, self.config, judge)
 
 
-def released_shard(task: ShardTask, config: ReleasedConfig) -> RowCounts:
+def released_shard(task: ShardTask, config: ReleasedConfig, judge: Judge) -> RowCounts:
     """Write the released caption of each sample with a picture as its candidate."""
     with_picture = {row["sample_id"] for row in task.read("check", ["sample_id"]).to_pylist()}
     columns = ["url_id", "sample_id", "released_caption", "status"]
@@ -48,10 +56,11 @@ def released_shard(task: ShardTask, config: ReleasedConfig) -> RowCounts:
         for row in task.read("list_urls", columns).to_pylist()
         if row["status"] == "ok" and row["sample_id"] in with_picture
     ]
+    texts = [" ".join((sample["released_caption"] or "").split()) for sample in samples]
+    refused = refusals(texts, config.check, judge)
     made = []
-    for sample in samples:
-        text = " ".join((sample["released_caption"] or "").split())
-        reason = judge_vec(text, "stop", config.thresholds)
+    for text in texts:
+        reason = refused.get(text) or judge_vec(text, "stop", config.thresholds)
         made.append([Candidate(text, "stop", 0, 0, RELEASED_ID, reason)] if text else [])
     task.write(table_of(samples, made, RELEASED_ID))
     missing = sum(not candidates for candidates in made)

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
@@ -23,14 +23,18 @@ from pydantic import Field
 from veclip_core.config import Config
 from veclip_core.download.deadlines import killed_after
 from veclip_core.download.guard import Fetcher, Limits
+from veclip_core.download.manners import BUSY
 from veclip_core.download.pictures import PictureResizer, ResizeMode
 from veclip_core.download.refused import Refused
 from veclip_core.download.seal import Sealed, Spool, seal
+from veclip_core.sources.blocklist import Blocklist
 from veclip_core.stage import RowCounts, ShardTask, Work
 
 OUTAGE_REASONS = frozenset({"dns", "refused", "reset", "timeout", "unreachable", "no_time"})
 OUTAGE_SHARE = 0.95
 OUTAGE_MIN_ROWS = 20
+MAX_NO_TIME_SHARE = 0.01
+"""More URLs that were never asked, and a shard is not done."""
 
 
 class DownloadConfig(Config):
@@ -48,7 +52,7 @@ class DownloadConfig(Config):
     """A picture with more is refused by its header, before anything is decoded."""
     max_bytes: int = Field(default=30_000_000, ge=1)
     """Of a file as fetched; more is `too_large`, and no more than this is ever read."""
-    user_agent: str = "Mozilla/5.0 (compatible; veclip-dagster/0.1)"
+    user_agent: str = "Mozilla/5.0 (compatible; veclip/0.1)"
     """What servers are told, and whom to reach (`DownloadRuntime.contact`). Some answer one agent and refuse another."""
     robots_token: str = "veclip"
     """The name by which robots.txt and an X-Robots-Tag header may address us."""
@@ -56,6 +60,8 @@ class DownloadConfig(Config):
     """Whether a host's robots.txt is asked for, and obeyed."""
     disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     """X-Robots-Tag directives that are obeyed (img2dataset's default); the body is not read then. Empty: none."""
+    blocked: str | None = None
+    """Digest of the domains that are not asked (`DownloadOperation.blocked`)."""
     placeholder_urls: int = Field(default=10, ge=0)
     """A picture that so many URLs of one shard give is no picture of any of them (`not found`, a logo, one grey pixel): all of them
     are `placeholder`. 0: none is."""
@@ -81,6 +87,11 @@ class DownloadRuntime:
     """Between the starts of two of them."""
     contact: str = ""
     """A page or mailbox for the owners of servers, put into the user agent."""
+    patience_s: float = 10.0
+    """How long a URL waits for its turn at a host that is busy, or slow by its own wish; the next URL of another host waits behind
+    it. Those that wait in vain are asked once more when all others are done."""
+    second_round_s: float = 600.0
+    """For that, in all."""
     shard_deadline_s: float = 3600.0
     """For a shard in all: what was not asked by then is `no_time`."""
     grace_s: float = 300.0
@@ -94,6 +105,8 @@ class DownloadOperation:
     name: ClassVar[str] = "download"
     config: DownloadConfig = field(default_factory=DownloadConfig)
     runtime: DownloadRuntime = field(default_factory=DownloadRuntime)
+    blocked: Blocklist = field(default_factory=Blocklist)
+    """Domains that no redirect may lead to; those of the list itself are errors already."""
 
     @contextmanager
     def open(self) -> Iterator[Work]:
@@ -102,19 +115,21 @@ class DownloadOperation:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # albumentations asks PyPI for its newest version otherwise
         import img2dataset.downloader as img2dataset
 
-        fetcher = Fetcher(self._limits(), on_headers=self._obey_robots_tag)
-        until = math.inf
+        fetcher = Fetcher(self._limits(), on_headers=self._obey_robots_tag, blocked=self.blocked)
+        until, patience_s = math.inf, math.inf
+
+        def begin_round(seconds: float, patience: float) -> None:
+            nonlocal until, patience_s
+            until, patience_s = time.monotonic() + seconds, patience
 
         def make_shard(task: ShardTask) -> RowCounts:
-            nonlocal until
-            until = time.monotonic() + self.runtime.shard_deadline_s
             with killed_after(self.runtime.shard_deadline_s + self.runtime.grace_s, f"download {task.key}"):
-                return self._make_shard(task)
+                return self._make_shard(task, begin_round)
 
         def fetch(row: tuple[int, str], **_: Any) -> tuple[int, BytesIO | None, str | None]:
             key, url = row
             try:
-                return key, BytesIO(fetcher.fetch(url, until)), None
+                return key, BytesIO(fetcher.fetch(url, until, patience_s)), None
             except Refused as refused:
                 return key, None, refused.reason
 
@@ -148,14 +163,19 @@ class DownloadOperation:
         if directives and is_disallowed(headers, self.config.robots_token, directives):
             raise Refused("x_robots_tag")
 
-    def _make_shard(self, task: ShardTask) -> RowCounts:
+    def _make_shard(self, task: ShardTask, begin_round: Callable[[float, float], None]) -> RowCounts:
+        ends = time.monotonic() + self.runtime.shard_deadline_s
         asked = _urls_of(task.read("list_urls", ["url_id", "url", "status"]))
         aside = task.scratch / "aside"
         aside.mkdir()
         spool = Spool(aside / "spool")
         try:
+            begin_round(self.runtime.shard_deadline_s, self.runtime.patience_s)
             if asked:
                 self._fetch_all(asked, spool, aside)
+            if busy := [(of_url, url) for of_url, url in asked if spool.reason_of(of_url) == BUSY]:
+                begin_round(min(self.runtime.second_round_s, ends - time.monotonic()), math.inf)
+                self._fetch_all(busy, spool, aside)
             sealed = seal(asked, spool, task.out("tar"), self.config.placeholder_urls)
         finally:
             spool.discard()
@@ -214,8 +234,15 @@ def _urls_of(listed: pa.Table) -> list[tuple[str, str]]:
 
 
 def _refuse_outage(sealed: Sealed) -> None:
-    """A shard whose rows nearly all failed in the network is no finding about its URLs: it is tried again, never sealed."""
+    """A shard whose rows nearly all failed in the network, or that ran out of time, is no finding about its URLs: it is tried
+    again, never sealed."""
     rows = sealed.table.num_rows
+    late = sealed.errors.get("no_time", 0)
+    if late > MAX_NO_TIME_SHARE * rows:
+        raise ConnectionError(
+            f"{late} of {rows} URLs were not asked in time: take more threads (VECLIP_DOWNLOAD_THREADS), or give a shard more than"
+            " its hour (VECLIP_SHARD_DEADLINE_S)"
+        )
     failed = sum(count for reason, count in sealed.errors.items() if reason in OUTAGE_REASONS)
     if rows >= OUTAGE_MIN_ROWS and failed > OUTAGE_SHARE * rows:
         raise ConnectionError(

@@ -21,16 +21,16 @@ from email.message import Message
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from veclip_core.download.deadlines import Request, Watchdog
-from veclip_core.download.manners import Manners
+from veclip_core.download.manners import DEFAULT_PORTS, Manners
 from veclip_core.download.refused import Refused
 from veclip_core.samples import canonical_url
+from veclip_core.sources.blocklist import Blocklist
 
 MAY_HEAL = frozenset({"timeout", "reset", "http_429", "http_5xx", "truncated"})
 """Reasons worth another try. A missing file, a refused connection or a wrong certificate stays one for the length of a run."""
 REDIRECTS = 5
 READ_BYTES = 1 << 16
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,19 @@ class _Connection(http.client.HTTPConnection):
 class Fetcher:
     """Fetches URLs under `limits`, from many threads; each thread keeps its last connection open for the next URL there."""
 
-    def __init__(self, limits: Limits, on_headers: Callable[[Message], None] | None = None) -> None:
-        """`on_headers` sees a good answer's headers before the body is read, and may raise `Refused`."""
+    def __init__(
+        self,
+        limits: Limits,
+        on_headers: Callable[[Message], None] | None = None,
+        blocked: Blocklist | None = None,
+    ) -> None:
+        """
+        Args:
+            on_headers: sees a good answer's headers before the body is read, and may raise `Refused`.
+            blocked: domains that are not asked, wherever a redirect leads.
+        """
         self._limits = limits
+        self._blocked = blocked or Blocklist()
         self._on_headers = on_headers
         self._manners = Manners(
             limits.host_connections, limits.host_pause_s, limits.robots_token, self._read_robots, limits.allowed_hosts
@@ -84,8 +94,11 @@ class Fetcher:
     def close(self) -> None:
         self._watchdog.close()
 
-    def fetch(self, url: str, until: float = math.inf) -> bytes:
+    def fetch(self, url: str, until: float = math.inf, patience_s: float = math.inf) -> bytes:
         """The body at `url`. Its own deadline counts from its turn at the host, and never runs beyond `until` (monotonic seconds).
+
+        Args:
+            patience_s: how long to wait for that turn.
 
         Raises:
             Refused: with the reason; `no_time` when `until` has come before anything was asked.
@@ -96,20 +109,27 @@ class Fetcher:
         try:
             for attempt in range(self._limits.retries + 1):
                 try:
-                    return self._follow(url, request, until)
+                    return self._follow(url, request, until, patience_s)
                 except Refused as refused:
                     pause = self._limits.backoff_s * 2**attempt
                     last = attempt == self._limits.retries
-                    if last or refused.reason not in MAY_HEAL or time.monotonic() + pause >= request.deadline:
+                    if (
+                        last
+                        or refused.final
+                        or refused.reason not in MAY_HEAL
+                        or time.monotonic() + pause >= request.deadline
+                    ):
                         raise
                     time.sleep(pause)
             raise AssertionError("unreachable: the last attempt returns or raises")
         finally:
             request.sock = None
 
-    def _follow(self, url: str, request: Request, until: float) -> bytes:
+    def _follow(self, url: str, request: Request, until: float, patience_s: float) -> bytes:
         for _ in range(REDIRECTS + 1):
-            with self._manners.turn(url, min(request.deadline, until)):
+            if self._blocked.domains and self._blocked.blocks(url):
+                raise Refused("blocked_domain")
+            with self._manners.turn(url, min(request.deadline, until, time.monotonic() + patience_s)):
                 if request.deadline == math.inf:
                     request.deadline = min(time.monotonic() + self._limits.deadline_s, until)
                     self._watchdog.watch(request)
@@ -120,21 +140,38 @@ class Fetcher:
         raise Refused("too_many_redirects")
 
     def _read_robots(self, url: str) -> bytes:
-        """A robots.txt, wherever it redirects to, in one try."""
-        request = Request(time.monotonic() + min(ROBOTS_DEADLINE_S, self._limits.deadline_s))
-        self._watchdog.watch(request)
-        try:
-            for _ in range(REDIRECTS + 1):
-                body, location = self._get(url, request, ROBOTS_BYTES)
-                if location is None:
-                    return body
-                url = _redirected(url, location)
-            raise Refused("too_many_redirects")
-        finally:
-            request.sock = None
+        """A robots.txt, wherever it redirects to, or its beginning; tried again as pictures are."""
+        for attempt in range(self._limits.retries + 1):
+            request = Request(time.monotonic() + min(ROBOTS_DEADLINE_S, self._limits.deadline_s))
+            self._watchdog.watch(request)
+            try:
+                return self._read_robots_once(url, request)
+            except Refused as refused:
+                if attempt == self._limits.retries or refused.reason not in MAY_HEAL:
+                    raise
+                time.sleep(self._limits.backoff_s * 2**attempt)
+            finally:
+                request.sock = None
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _read_robots_once(self, url: str, request: Request) -> bytes:
+        for _ in range(REDIRECTS + 1):
+            body, location = self._get(url, request, ROBOTS_BYTES, cut=True)
+            if location is None:
+                return body
+            url = _redirected(url, location)
+            if self._blocked.domains and self._blocked.blocks(url):
+                raise Refused("blocked_domain")
+        raise Refused("too_many_redirects")
 
     def _get(
-        self, url: str, request: Request, max_bytes: int, on_headers: Callable[[Message], None] | None = None
+        self,
+        url: str,
+        request: Request,
+        max_bytes: int,
+        on_headers: Callable[[Message], None] | None = None,
+        *,
+        cut: bool = False,
     ) -> tuple[bytes, str | None]:
         """One GET: the body, or where it redirects to."""
         parts = urlsplit(url)
@@ -150,8 +187,8 @@ class Fetcher:
                     raise Refused(_reason_of_status(response.status))
                 if on_headers is not None:
                     on_headers(response.headers)
-                body = self._read(response, request, max_bytes)
-                keep = not response.will_close
+                body = self._read(response, request, max_bytes, cut)
+                keep = not response.will_close and not (cut and len(body) == max_bytes)
                 return body, None
             finally:
                 response.close()
@@ -168,6 +205,7 @@ class Fetcher:
         kept = self._kept(parts[:2])
         if kept is not None:
             request.sock = kept.sock
+            _require_time(request)
             try:
                 kept.request("GET", target, headers=headers)
                 return kept, kept.getresponse()
@@ -175,6 +213,7 @@ class Fetcher:
                 kept.close()  # the server had closed it meanwhile, as it may: ask again on a new one
         connection = self._connect(parts, request)
         try:
+            _require_time(request)
             connection.request("GET", target, headers=headers)
             return connection, connection.getresponse()
         except BaseException:
@@ -230,14 +269,17 @@ class Fetcher:
         assert problem is not None
         raise problem
 
-    def _read(self, response: http.client.HTTPResponse, request: Request, max_bytes: int) -> bytes:
+    def _read(self, response: http.client.HTTPResponse, request: Request, max_bytes: int, cut: bool) -> bytes:
+        """The body; of a longer one than `max_bytes` nothing, or its beginning where it may be `cut`."""
         expected = response.length
-        if expected is not None and expected > max_bytes:
+        if expected is not None and expected > max_bytes and not cut:
             raise Refused("too_large")
         pieces, size = [], 0
         while piece := response.read1(READ_BYTES):
             pieces.append(piece)
             size += len(piece)
+            if size > max_bytes and cut:
+                return b"".join(pieces)[:max_bytes]
             if size > max_bytes:
                 raise Refused("too_large")
         if request.overdue:
@@ -247,6 +289,12 @@ class Fetcher:
         if not size:
             raise Refused("empty")
         return b"".join(pieces)
+
+
+def _require_time(request: Request) -> None:
+    """The watchdog ends a request once. What gets its socket after that has to look for itself."""
+    if request.overdue or time.monotonic() >= request.deadline:
+        raise Refused("timeout")
 
 
 def _redirected(url: str, location: str) -> str:

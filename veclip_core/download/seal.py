@@ -57,6 +57,11 @@ class Spool:
                 raise
             self.rows[meta["url_id"]] = Spooled(meta, start, len(jpg))
 
+    def reason_of(self, url_id: str) -> str | None:
+        """Why a row gave no picture; None for one that did, and for one that has not come."""
+        row = self.rows.get(url_id)
+        return row.meta["error_message"] if row and not row.size else None
+
     def read(self, row: Spooled) -> bytes:
         self._file.seek(row.start)
         return self._file.read(row.size)

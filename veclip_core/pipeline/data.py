@@ -4,6 +4,7 @@ What is made of the shards: captions.py, manifests.py.
 """
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from veclip_core.pipeline import executors
 from veclip_core.samples import Grid, PartRange, ShardKey
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings, SettingsError
-from veclip_core.shards import Current, NotMadeYet, ShardSet, promote, read_current
+from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals, promote, read_current
 from veclip_core.sources.blocklist import Blocklist, read_blocklist
 from veclip_core.sources.list_urls import scan
 from veclip_core.sources.own_pictures import NAMED, Listing, OwnPictures, OwnPicturesError
@@ -24,8 +25,12 @@ from veclip_core.sources.sample_world import build_world
 from veclip_core.sources.urls import UrlList
 from veclip_core.stage import Executor, Operation, output_of, run_stage
 from veclip_core.stage_report import StageReport
+from veclip_core.storage import StorageError
 
 logger = logging.getLogger(__name__)
+
+BYTES_PER_URL = 17_000
+"""Of tar and table: a JPEG of 256 pixels has some 24 kB at quality 95, and three of ten URLs give none."""
 
 OnPart = Callable[[int, str, Mapping[str, Any]], None]
 """Called with a part's number, the stage, and the sums of its shards, when the last shard of the part is done."""
@@ -105,7 +110,7 @@ class Chain:
             self.settings.cache_folder / "scans" / self.source / ("all" if rows is None else f"first-{rows}"),
             rows_per_part=self.scale.source.rows_per_part,
             rows_per_shard=self.scale.source.rows_per_shard,
-            blocked=read_blocklist(self.settings.blocked_domains) if self.settings.blocked_domains else Blocklist(),
+            blocked=self.blocklist(),
         )
         parts = min(self.scale.parts, found.grid.parts)
         listing_urls = found.operation(self.source)
@@ -119,6 +124,10 @@ class Chain:
             inputs={},
             partial=rows is not None,
         )
+
+    def blocklist(self) -> Blocklist:
+        """The domains that are not asked. Raises BlocklistError."""
+        return read_blocklist(self.settings.blocked_domains) if self.settings.blocked_domains else Blocklist()
 
     def url_list(self) -> UrlList:
         """The scale's URL list: the sample world's own, or the one that VECLIP_URLS names."""
@@ -157,16 +166,21 @@ class Chain:
             host_connections=self.settings.host_connections,
             host_pause_s=self.settings.host_pause_s,
             contact=self.settings.contact,
+            shard_deadline_s=self.settings.shard_deadline_s,
         )
         served: AbstractContextManager[object] = nullcontext()
         if self._serves_itself():
             served = server = SampleServer(self.settings.cache_folder / "world")
             runtime = replace(runtime, allowed_hosts=(*self.settings.allow_hosts, f"{HOST}:{server.port}"))
-        operation = DownloadOperation(download_config(self.scale), runtime)
+        config, blocked = download_config(self.scale), self.blocklist()
+        if blocked.domains:
+            config = config.model_copy(update={"blocked": blocked.digest})
+        operation = DownloadOperation(config, runtime, blocked)
         executor = executors.for_downloads(self.settings, here=self._serves_itself())
+        keys = keys_in(only, urls) if only else frozenset(urls.grid.keys(first_parts(parts, urls)))
+        require_room(output_of(operation, self.root, self.source, inputs), keys, urls)
         with served:
             if only is not None:
-                keys = keys_in(only, urls)
                 return self.run(operation, urls.grid, urls.parts, inputs, executor, True, keys)
             return self._run_and_promote("shards", operation, urls.grid, first_parts(parts, urls), {"list_urls": urls}, executor,
                              inputs=inputs, partial=is_limited(parts, urls))  # fmt: skip
@@ -267,6 +281,26 @@ class Chain:
 
 def download_config(scale: Scale) -> DownloadConfig:
     return DownloadConfig(max_pixels=scale.source.max_pixels)
+
+
+def require_room(output: ShardSet, keys: frozenset[ShardKey], urls: Current) -> None:
+    """See to it before a crawl of days that the root's disk can hold it; what a bucket may hold is not for us to know.
+
+    Raises:
+        StorageError: with what is needed, what is free, and what to do.
+    """
+    if not storage.is_local(output.root):
+        return
+    done = Totals.of(output.markers(keys).values())
+    a_url = done.bytes / done.rows_in if done.rows_in else BYTES_PER_URL
+    a_shard = urls.rows_ok / len(urls.shard_keys())
+    needed = a_url * max(0.0, a_shard * len(keys) - done.rows_in)
+    free = shutil.disk_usage(storage.local_path(output.root)).free
+    if needed > free:
+        raise StorageError(
+            f"the pictures need about {needed / 1e9:,.0f} GB more ({a_url / 1e3:.0f} kB a URL), and {output.root} has"
+            f" {free / 1e9:,.0f} GB free: make room, set VECLIP_ROOT to a larger disk or a bucket, or take fewer parts (--parts 3)"
+        )
 
 
 def keys_in(only: PartRange, upstream: Current) -> frozenset[ShardKey]:

@@ -69,6 +69,10 @@ def captioner_of(scale: Scale, settings: Settings) -> Captioner:
         chosen = captioner_named(settings.captioner or scale.captioner)
     except ValueError as error:
         raise SettingsError(f"VECLIP_CAPTIONER: {error}") from error
+    others = [name for name in ("describer", "fuser", "quantization", "styles") if getattr(settings, name)]
+    if chosen.describer == RELEASED and (others or settings.candidates > 1):
+        what = ", ".join(f"VECLIP_{name.upper()}" for name in others) or "VECLIP_CANDIDATES"
+        raise SettingsError(f"captioner `released` makes no captions, and {what} says how: leave one of the two out")
     return replace(
         chosen,
         describer=settings.describer or chosen.describer,
@@ -217,7 +221,7 @@ def fuse_operation(scale: Scale, settings: Settings, style: Style | None = None)
     captioner = captioner_of(scale, settings)
     config = fusing_config(captioner, style)
     if isinstance(config, ReleasedConfig):
-        return ReleasedOperation(config)
+        return ReleasedOperation(config.model_copy(update={"check": check_config_for(scale, settings)}))
     config = config.model_copy(update={"engine": _pinned(config.engine, settings)})
     if isinstance(config, RewriteConfig):
         return RewriteOperation(config, runtime_of(settings, settings.describer_url))

@@ -28,4 +28,4 @@ def fetch_captions(settings: Settings, on_bytes: Callable[[str, int, int | None]
 
 def url_list_of(settings: Settings) -> str:
     """The value of VECLIP_URLS that reads them."""
-    return storage.join(settings.root, FOLDER, "*.json")
+    return storage.join(settings.root, FOLDER, "*")

@@ -1,5 +1,6 @@
 """Domains that are never asked: a list of them, one a line, as they are published for parental control and against advertising."""
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ class Blocklist:
 
 
 def read_blocklist(uri: str) -> Blocklist:
-    """A text file, local or remote, plain or compressed: a domain a line, or a hosts file (`0.0.0.0 domain`); `#` begins a remark.
+    """A text file, local or remote, plain or compressed: a domain a line, or a hosts file; `#` begins a remark.
 
     Raises:
         BlocklistError: when it is not there, or a line is no domain.
@@ -49,10 +50,19 @@ def _domains(uri: str, lines: Iterator[str]) -> Iterator[str]:
         words = line.partition("#")[0].split()
         if not words:
             continue
-        domain = domain_of(words[-1])
-        if domain is None:
-            raise BlocklistError(f"{uri}, line {number}: {line.strip()[:80]!r} is no domain; a list has one a line")
-        yield domain
+        for word in words[1:] if _is_address(words[0]) else words:
+            domain = domain_of(word)
+            if domain is None:
+                raise BlocklistError(f"{uri}, line {number}: {line.strip()[:80]!r} is no domain; a list has one a line")
+            yield domain
+
+
+def _is_address(word: str) -> bool:
+    try:
+        ipaddress.ip_address(word)
+    except ValueError:
+        return False
+    return True
 
 
 def domain_of(text: str) -> str | None:

@@ -13,12 +13,17 @@ class NotAnObject(ValueError):
     """The file holds something else than one object of texts."""
 
 
+class NoJson(ValueError):
+    """What stands somewhere in the file is no JSON, such as NaN; the message says what."""
+
+
 def entries_of(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
     """The object's (name, value) pairs in the file's order; a name that comes twice is told twice. Bad UTF-8 is replaced.
 
     Raises:
         NotAnObject: for a list, for several objects, for an entry of more than `MAX_ENTRY_BYTES`.
-        ValueError: where the file ends before the object does, or is no JSON.
+        NoJson: for what is none.
+        ValueError: where the file ends before the object does.
     """
     import ijson
 
@@ -30,7 +35,10 @@ def entries_of(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
     except ijson.JSONError as error:
         if "trailing garbage" in str(error):
             raise NotAnObject("it holds several objects") from error
-        raise ValueError(str(error).partition("\n")[0]) from error
+        told = " ".join(str(error).split())
+        if "premature EOF" in told or "incomplete" in told.lower():
+            raise ValueError("it ends before the object does") from error
+        raise NoJson(told) from error
 
 
 class _Text:
@@ -48,7 +56,7 @@ class _Text:
         if self.since_entry > MAX_ENTRY_BYTES:
             raise NotAnObject(f"one entry has more than {MAX_ENTRY_BYTES >> 20} MB")
         if not self._begun:
-            self._begun, block = True, block.removeprefix(codecs.BOM_UTF8).lstrip()
+            self._begun, block = True, self._from_brace(block)
             if not block.startswith(b"{"):
                 raise NotAnObject("it does not begin as an object does")
         if not block:
@@ -64,3 +72,13 @@ class _Text:
             block, self._cut = text.encode(), block[whole:]
             return block or self.read(size)
         return block
+
+    def _from_brace(self, block: bytes) -> bytes:
+        """The block without what may stand before an object: a byte order mark and blanks."""
+        while True:
+            begun = block.removeprefix(codecs.BOM_UTF8).lstrip() if len(block) >= len(codecs.BOM_UTF8) else b""
+            more = b"" if begun or self.since_entry > MAX_ENTRY_BYTES else self._file.read(BLOCK_BYTES)
+            if not more:
+                return begun or block.lstrip()
+            block += more
+            self.since_entry += len(more)

@@ -66,6 +66,8 @@ MAX_RAW_ALT_CHARS = 4 * MAX_ALT_TEXT_CHARS
 class ListUrlsConfig(Config):
     """What decides the shards of a list."""
 
+    version: int = 2
+    """Raised when the same list gives other rows: since 2 a released caption goes to all rows of its URL."""
     source: str
     """The name of the source, as the table carries it."""
     list_digest: str
@@ -208,8 +210,14 @@ def _sort(spool: Path, path: Path) -> None:
         "threads": CPU_COUNT,
     }
     with duckdb.connect(config=limits) as database:
-        rows = database.read_parquet(str(spool)).order("url_id, sample_id, number")
-        rows.write_parquet(str(path), compression="zstd", row_group_size=SORTED_ROWS)
+        try:
+            rows = database.read_parquet(str(spool)).order("url_id, sample_id, number")
+            rows.write_parquet(str(path), compression="zstd", row_group_size=SORTED_ROWS)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise storage.StorageError(
+                f"{path.parent}: the list can't be sorted there ({str(error).splitlines()[0]}). It needs about three times the"
+                " list's size: free some space, or set VECLIP_CACHE to a larger disk"
+            ) from error
 
 
 @dataclass(frozen=True)

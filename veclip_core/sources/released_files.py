@@ -8,9 +8,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -23,11 +23,15 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 16 << 20
 TRIES = 5
-"""In a row without a byte got."""
+"""In a row without progress."""
+PROGRESS_BYTES = 1 << 20
+"""A try that brought less beyond the furthest before it made none."""
 PAUSE_S = 1.0
 """Before the second try; each further one waits twice as long."""
+CONNECT_S, SILENCE_S = 30.0, 60.0
+"""What a server may take to accept, and to send the next bytes. A file in all may take days."""
 SHA256_CHARS = 64
-MARKER = ".success.json"
+GONE = (404, 410)
 
 
 class FetchError(Mendable):
@@ -95,13 +99,15 @@ def fetch_all(
         FetchError: when a server has no such file, keeps failing, or sends another than the list says.
     """
     partial.mkdir(parents=True, exist_ok=True)
-    return [_fetch_one(one, storage.join(folder, one.name), partial, on_bytes) for one in wanted]
+    return [_fetch_one(one, folder, partial, on_bytes) for one in wanted]
 
 
-def _fetch_one(one: Wanted, uri: str, partial: Path, on_bytes: Callable[[str, int, int | None], None]) -> Fetched:
+def _fetch_one(one: Wanted, folder: str, partial: Path, on_bytes: Callable[[str, int, int | None], None]) -> Fetched:
+    # Markers have a folder of their own: what lists a folder of files takes all of them for such.
+    uri, marker = storage.join(folder, one.name), f"{folder.rstrip('/')}.fetched/{one.name}.json"
     with FileLock(partial / f"{one.name}.lock"):  # a second run waits, and finds it there
         try:
-            known = Fetched(**storage.read_json(uri + MARKER))
+            known = Fetched(**storage.read_json(marker))
         except FileNotFoundError:
             known = None
         if known and known.url == one.url and known.sha256 == (one.sha256 or known.sha256) and storage.exists(uri):
@@ -117,55 +123,90 @@ def _fetch_one(one: Wanted, uri: str, partial: Path, on_bytes: Callable[[str, in
             )
         storage.publish_file(part, uri)
         fetched = Fetched(one.name, uri, one.url, size, sha256)
-        storage.write_json(uri + MARKER, asdict(fetched))
+        storage.write_json(marker, asdict(fetched))
         return fetched
 
 
 def _fetch_rest(one: Wanted, part: Path, on_bytes: Callable[[str, int, int | None], None]) -> int:
     """Bring `part` to the file's whole length; the length."""
-    tries = 0
+    remote, tries, furthest = _Remote(one.url), 0, 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
-            with _reading(one, part) as (blocks, size), open(part, "ab") as file:
-                for block in blocks:
-                    file.write(block)
-                    on_bytes(one.name, file.tell(), size)
-            got = part.stat().st_size
-            if size is None or got == size:
+            facts = remote.facts()
+            note = part.with_suffix(".json")
+            if part.exists() and (not remote.ranged or not note.exists() or storage.read_json(str(note)) != facts):
+                part.unlink()  # of another file, or of a server that begins anew each time
+            storage.write_json(str(note), facts)
+            start = part.stat().st_size if part.exists() else 0
+            with open(part, "ab") as file:
+                for block in remote.blocks(start):
+                    with storage.fatal_errors_named(str(part)):
+                        file.write(block)
+                    on_bytes(one.name, file.tell(), facts["size"])
+            got, same = part.stat().st_size, remote.facts() == facts
+            if same and got == (facts["size"] if facts["size"] is not None else got):
                 return got
-            problem = f"{got:,} of {size:,} bytes came"
-            if got > size:
+            problem = f"{got:,} of {facts['size']:,} bytes came" if same else "it changed meanwhile"
+            if not same or got > facts["size"]:
                 part.unlink()
-        except FileNotFoundError as error:
+        except NotThere as error:
             raise FetchError(f"there is no {one.url}: is the list right?") from error
         except _network_errors() as error:
             problem = f"{type(error).__name__}: {error}"
-        progress = part.exists() and part.stat().st_size > before
-        tries = 1 if progress else tries + 1
+        got = part.stat().st_size if part.exists() else 0
+        tries = 1 if got >= furthest + PROGRESS_BYTES else tries + 1
+        furthest = max(furthest, got)
         if tries > TRIES:
             raise FetchError(f"{one.url} can't be fetched ({problem}): run it again, it goes on from where it is")
         log.info("%s: %s; trying again", one.url, problem)
         time.sleep(PAUSE_S * 2 ** (tries - 1))
 
 
-@contextmanager
-def _reading(one: Wanted, part: Path) -> Iterator[tuple[Iterator[bytes], int | None]]:
-    """The blocks that `part` lacks, and the file's size if the server tells."""
-    fs, path = storage.filesystem(one.url)
-    facts = fs.info(path)
-    size = facts.get("size")
-    version = {"url": one.url, "size": size, "etag": facts.get("ETag"), "modified": str(facts.get("LastModified", ""))}
-    note = part.with_suffix(".json")
-    # HTTP servers say whether they send ranges; object stores all do.
-    ranged = size is not None and facts.get("partial", not path.startswith("http"))
-    if part.exists() and (not ranged or not note.exists() or storage.read_json(str(note)) != version):
-        part.unlink()  # of another file, or of a server that begins anew each time
-    storage.write_json(str(note), version)
-    with fs.open(path, "rb", **({"cache_type": "none"} if ranged else {"block_size": 0})) as file:
-        if part.exists():
-            file.seek(part.stat().st_size)
-        yield iter(lambda: file.read(BLOCK_BYTES), b""), size
+class NotThere(Exception):
+    """The server says that it has no such file."""
+
+
+class _Remote:
+    """A file at an address, by fsspec."""
+
+    def __init__(self, url: str) -> None:
+        self.ranged = True
+        """Whether the server sends from where one asks; believed until it does otherwise."""
+        if url.startswith(("http://", "https://")):
+            import aiohttp
+
+            patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+            # Not the instance that others share, whose patience is five minutes for a file.
+            self._fs = fsspec.filesystem("http", client_kwargs={"timeout": patience}, skip_instance_cache=True)
+            self._path = url
+        else:
+            self._fs, self._path = storage.filesystem(url)
+
+    def facts(self) -> dict[str, Any]:
+        """What tells one file from another at the same address. Raises NotThere."""
+        try:
+            told = self._fs.info(self._path)
+        except FileNotFoundError as error:
+            # fsspec says so of any answer that is not good, and of none.
+            if error.__cause__ is None or getattr(error.__cause__, "status", None) in GONE:
+                raise NotThere from error
+            raise ConnectionError(str(error.__cause__)) from error
+        if told.get("size") is None or told.get("partial") is False:
+            self.ranged = False
+        changed = told.get("LastModified") or told.get("Last-Modified") or told.get("mtime") or ""
+        return {"url": self._path, "size": told.get("size"), "etag": told.get("ETag"), "changed": str(changed)}
+
+    def blocks(self, start: int) -> Iterator[bytes]:
+        """From byte `start` on; from the beginning where the server knows no ranges."""
+        how: dict[str, Any] = {"cache_type": "none"} if self.ranged else {"block_size": 0}
+        with self._fs.open(self._path, "rb", **how) as file:
+            if self.ranged:
+                file.seek(start)
+            try:
+                yield from iter(lambda: file.read(BLOCK_BYTES), b"")
+            except ValueError as error:  # it answers a range with the whole
+                self.ranged = False
+                raise ConnectionError(f"{self._path} sends no ranges") from error
 
 
 def _network_errors() -> tuple[type[Exception], ...]:

@@ -15,7 +15,7 @@ import fsspec
 
 from veclip_core import storage
 from veclip_core.mendable import Mendable
-from veclip_core.sources.json_object import NotAnObject, entries_of
+from veclip_core.sources.json_object import NoJson, NotAnObject, entries_of
 
 URL_COLUMNS = ("url", "image_url", "img_url")
 ALT_COLUMNS = ("alt_text", "alt", "caption", "text", "laion_2b", "org_caption")
@@ -104,6 +104,8 @@ class UrlList:
                 yield from self._read_jsonl(uri, file) if kind == "jsonl" else self._read_csv(uri, file, kind)
         except ListError:
             raise
+        except NoJson as error:
+            raise ListError(f"{uri} is no JSON ({error}), or is damaged there") from error
         except NotAnObject as error:
             raise ListError(
                 f"{uri}: {error}. A .json list is one object {{url: caption}}; a file with an object a line is .jsonl"
@@ -162,16 +164,28 @@ class UrlList:
 
     def _choose(self, uri: str, names: Sequence[str]) -> tuple[str, str | None, str | None]:
         """The names of the url, alt and caption columns among `names`."""
-        url = _find(uri, names, self.url_column, self.url_columns)
-        alt = None if self.alt_column == "" else _find(uri, names, self.alt_column, ALT_COLUMNS)
-        released = _find(uri, names, self.caption_column, RELEASED_COLUMNS)
-        if url is None or (alt is None and self.alt_column != ""):
+        url = self._find(uri, names, self.url_column, self.url_columns)
+        released = self._find(uri, names, self.caption_column, RELEASED_COLUMNS)
+        others = [name for name in names if name != released]
+        alt = None if self.alt_column == "" else self._find(uri, others, self.alt_column, ALT_COLUMNS)
+        # A list of released captions need have no AltText: another list may.
+        if url is None or (alt is None and released is None and self.alt_column != ""):
             missing = " and ".join(word for word, name in (("the URL", url), ("the AltText", alt)) if name is None)
             raise ListError(
                 f"{uri}: no column is known to hold {missing}. It has the columns {', '.join(names)}. "
                 "Name them: VECLIP_URL_COLUMN=..., VECLIP_ALT_COLUMN=... (`none` for a list without AltText)"
             )
         return url, alt, released
+
+    def _find(self, uri: str, names: Sequence[str], named: str | None, known: Sequence[str]) -> str | None:
+        """The column that is meant. Of several lists one may have the named column and the others the usual ones."""
+        if named:
+            if named in names:
+                return named
+            if len(self.files) == 1:
+                raise ListError(f"{uri} has no column {named!r}. It has {', '.join(names)}")
+        by_lower = {name.strip().lower(): name for name in reversed(names)}
+        return next((by_lower[word] for word in known if word in by_lower), None)
 
 
 def format_of(uri: str) -> str:
@@ -184,15 +198,6 @@ def format_of(uri: str) -> str:
             f"{uri}: what is it? Known are the suffixes {', '.join(FORMATS)}, each also with .{', .'.join(COMPRESSIONS)}"
         )
     return FORMATS[pieces[-1]]
-
-
-def _find(uri: str, names: Sequence[str], named: str | None, known: Sequence[str]) -> str | None:
-    if named:
-        if named not in names:
-            raise ListError(f"{uri} has no column {named!r}. It has {', '.join(names)}")
-        return named
-    by_lower = {name.strip().lower(): name for name in reversed(names)}
-    return next((by_lower[word] for word in known if word in by_lower), None)
 
 
 def _headless_names(first: Sequence[str]) -> list[str] | None:
