@@ -219,6 +219,7 @@ def run_stage(
         key: {name: markers[key]["sha256"] for name, markers in input_markers.items()} for key in ready
     }
     storage.remove_dead_scratch(root)
+    storage.remove_dead_temporaries(output.uri)
     if not storage.exists(storage.join(output.uri, "config.json")):
         storage.write_json(storage.join(output.uri, "config.json"), _description(operation, inputs))
 

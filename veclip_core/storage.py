@@ -143,10 +143,19 @@ def move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        beside = _beside(target)
         shutil.copyfile(source, beside)
         os.replace(beside, target)
         source.unlink()
+
+
+def _beside(target: Path) -> Path:
+    """A hidden name on the same disk, which says whose unfinished file it is."""
+    return target.with_name(f".{target.name}.{_owned()}{uuid.uuid4().hex}.tmp")
+
+
+def _owned() -> str:
+    return f"{machine()}~{os.getpid()}~"
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -156,7 +165,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         if is_local(uri):
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+            temporary = _beside(target)
             try:
                 with open(temporary, "wb") as file:
                     file.write(data)
@@ -199,7 +208,7 @@ def _is_precondition_failure(error: OSError) -> bool:
 def _link_new(target: Path, data: bytes) -> bool:
     """Write beside, then hard-link: the name appears with its content or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _beside(target)
     try:
         temporary.write_bytes(data)
         os.link(temporary, target)
@@ -237,7 +246,7 @@ def scratch_folder(root: str) -> Iterator[Path]:
     else:
         base = Path(tempfile.gettempdir()) / "veclip-scratch"
         base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{machine()}~{os.getpid()}~", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix=_owned(), dir=base))
     try:
         yield folder
     finally:
@@ -253,11 +262,25 @@ def remove_dead_scratch(root: str) -> int:
     removed = 0
     for folder in base.glob("*~*~*") if base.is_dir() else ():
         where, owner, _ = folder.name.split("~", 2)
-        try:
-            age_s = time.time() - folder.stat().st_mtime
-        except FileNotFoundError:  # its owner is done
-            continue
-        if age_s > ABANDONED_S or (where == machine() and process_started(int(owner)) is None):
+        if _is_left(folder, here=where == machine(), owner=int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed
+
+
+def remove_dead_temporaries(uri: str) -> None:
+    """Remove the unfinished files that killed processes left beside finished ones; an object store has none."""
+    folder = local_path(uri) if is_local(uri) else None
+    for path in folder.rglob(".*~*~*.tmp") if folder and folder.is_dir() else ():
+        before, owner, _ = path.name.rsplit("~", 2)
+        if _is_left(path, here=before.endswith(f".{machine()}"), owner=int(owner)):
+            path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path, *, here: bool, owner: int) -> bool:
+    """Whether nobody is at work on a path any more."""
+    try:
+        age_s = time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # its owner is done
+        return False
+    return age_s > ABANDONED_S or (here and process_started(owner) is None)

@@ -125,8 +125,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, undisturbed: Path
     assert run_program(tmp_path).wait(60) == 0
     assert data_files(tmp_path) == data_files(undisturbed)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished shards were done again"
-    assert not list(tmp_path.rglob("*.tmp"))
     storage.remove_dead_scratch(str(tmp_path))  # a worker may outlive its killed run by a moment
+    storage.remove_dead_temporaries(str(tmp_path))
+    assert not list(tmp_path.rglob("*.tmp"))
     assert not list((tmp_path / ".scratch").iterdir())
 
 
@@ -194,3 +195,20 @@ def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
     assert Lease.acquire(str(tmp_path), "part-00000") is not None
     assert time.monotonic() - started < 5
+
+
+def test_unfinished_files_go_when_their_writer_is_dead(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from veclip_core import storage\n"
+        "storage.os.replace = lambda source, target: os.kill(os.getpid(), 9)\n"
+        "storage.write_json(sys.argv[1], {})"
+    )
+    target = tmp_path / "part-00000" / "00000.success.json"
+    died = subprocess.run([sys.executable, "-c", code, str(target)], cwd=Path(__file__).parents[2], check=False)
+    assert died.returncode == -9
+    (left,) = tmp_path.rglob("*.tmp")
+    mine = storage._beside(target)
+    mine.write_text("{}")
+    storage.remove_dead_temporaries(str(tmp_path))
+    assert list(tmp_path.rglob("*.tmp")) == [mine], "what is being written stays"
+    assert not left.exists()

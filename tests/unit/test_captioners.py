@@ -141,3 +141,22 @@ def test_an_estimate_takes_the_rates_of_the_same_work_and_no_row_twice(tmp_path:
     assert rates_of(scale, settings, scale)[0] == {"describe": 10.0, "fuse": 20.0, "fuse short": 40.0}, (
         "no device at work"
     )
+
+
+def test_released_captions_need_no_model_and_take_none():
+    plain = Settings(captioner="released")
+    assert engines.require_models(SCALES["300m"], plain) is None
+    assert rates_of(SCALES["3m"], plain, SCALES["3m"])[0] == {}
+    for make in (engines.describe_operation, engines.check_operation, engines.fuse_operation, engines.select_operation):
+        assert not executors.needs_engine(make(SCALES["3m"], plain))
+    for given in (
+        {"fuser": "smollm2"},
+        {"describer": "concepts"},
+        {"styles": ("short",)},
+        {"candidates": 3},
+        {"quantization": "fp8"},
+    ):
+        with pytest.raises(SettingsError, match="captioner `released` makes no captions, and VECLIP_"):
+            engines.captioner_of(SCALES["3m"], plain.model_copy(update=given))
+    with pytest.raises(SettingsError, match="released captions have none"):
+        engines.check_operation(SCALES["3m"], plain.model_copy(update={"ethics": "judge"}))

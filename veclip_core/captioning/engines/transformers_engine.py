@@ -65,6 +65,7 @@ class TransformersEngine:
         taken = chain([first], taken)
         while window := list(islice(taken, some)):
             answers += self._generate(window, sampling)
+            window.clear()  # not beside the next one
         return answers
 
     def _generate(self, requests: list[Request], sampling: Sampling) -> list[list[Generation]]:
