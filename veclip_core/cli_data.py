@@ -45,6 +45,33 @@ def manifest_stats_(scale: ScaleOption = "sample") -> None:
 
 
 @commands.command()
+def adopt(
+    tars: Annotated[
+        str, typer.Argument(help="WebDataset tars: a folder, or a pattern such as 's3://bucket/{00000..00099}.tar'.")
+    ],
+    scale: ScaleOption = "3m",
+    csv: Annotated[
+        str,
+        typer.Option(
+            help="A table of AltTexts by key or URL (csv, tsv, jsonl, parquet), in place of those in the tars."
+        ),
+    ] = "",
+) -> None:
+    """Take tars of img2dataset, NeMo Curator or others for a scale's list and shards. Nothing is downloaded or copied."""
+    from veclip_core.pipeline.data import Chain
+
+    chosen = scale_of(scale)
+    if chosen.name in ("sample", "own"):
+        raise typer.BadParameter(f"the scale {chosen.name} has pictures of its own: adopt them for another, such as 3m")
+    listed, linked = Chain(Settings.from_environment(), chosen).adopt(tars, csv)
+    lost = ", ".join(f"{reason} {count:,}" for reason, count in listed.errors.items())
+    typer.echo(f"{linked.rows_ok:,} pictures in {linked.shards:,} tars are raw_urls_{scale} and shards_{scale} now")
+    if lost:
+        typer.echo(f"left out: {lost}", err=True)
+    typer.echo(f"next: dagster asset materialize --select vecap_{scale}")
+
+
+@commands.command()
 def remove(
     listed: Annotated[
         str,

@@ -19,6 +19,7 @@ from veclip_core.captioning.styles import Style
 from veclip_core.config import Config
 from veclip_core.download.pictures import BROKEN, FORMATS
 from veclip_core.samples import DESCRIBE_SCHEMA
+from veclip_core.settings import CPU_COUNT
 from veclip_core.stage import RowCounts, ShardTask
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ MAX_PIXELS = 64_000_000
 """Refused before decoding: pictures come from our own downloader, so a larger one is no picture of ours."""
 MAX_BYTES = 256 * 1024**2
 """Of a picture's file; a tar of strangers may claim any size."""
-DECODERS = 4
+DECODERS = min(4, CPU_COUNT)
 """Threads that decode pictures while the engine computes: decoding lets go of Python's lock."""
 AHEAD = 64
 """Decoded pictures that may wait for the engine: some 200 MB at the largest side of a describer."""

@@ -3,8 +3,6 @@
 What is made of the shards: captions.py, manifests.py.
 """
 
-import logging
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,10 +11,11 @@ from typing import Any
 from veclip_core import storage
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
 from veclip_core.pipeline import executors
+from veclip_core.pipeline.room import require_room
 from veclip_core.samples import Grid, PartRange, ShardKey
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings, SettingsError
-from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals, promote, read_current
+from veclip_core.shards import Current, NotMadeYet, ShardSet, promote, read_current
 from veclip_core.sources.blocklist import Blocklist, read_blocklist
 from veclip_core.sources.list_urls import scan
 from veclip_core.sources.own_pictures import NAMED, Listing, OwnPictures, OwnPicturesError
@@ -25,12 +24,6 @@ from veclip_core.sources.sample_world import build_world
 from veclip_core.sources.urls import UrlList
 from veclip_core.stage import Executor, Operation, output_of, run_stage
 from veclip_core.stage_report import StageReport
-from veclip_core.storage import StorageError
-
-logger = logging.getLogger(__name__)
-
-BYTES_PER_URL = 17_000
-"""Of tar and table: a JPEG of 256 pixels has some 24 kB at quality 95, and three of ten URLs give none."""
 
 OnPart = Callable[[int, str, Mapping[str, Any]], None]
 """Called with a part's number, the stage, and the sums of its shards, when the last shard of the part is done."""
@@ -185,6 +178,31 @@ class Chain:
             return self._run_and_promote("shards", operation, urls.grid, first_parts(parts, urls), {"list_urls": urls}, executor,
                              inputs=inputs, partial=is_limited(parts, urls))  # fmt: skip
 
+    def adopt(self, tars: str, alt_texts: str = "") -> tuple[StageReport, StageReport]:
+        """Take WebDataset tars that are there, such as img2dataset's or Curator's, for the scale's list and shards, where they lie.
+
+        A sample whose json names a URL has the id that the URL has everywhere.
+
+        Args:
+            tars: a folder, a pattern (`s3://bucket/{00000..00099}.tar`) or one of them.
+            alt_texts: a table in place of the texts in them.
+
+        Raises:
+            OwnPicturesError: when there are no tars.
+        """
+        listing = OwnPictures(tars, alt_texts).scan()
+        if not listing.packed:
+            raise OwnPicturesError(f"{tars} is a folder of pictures: `veclip caption` and the scale `own` take those")
+        lists, links = listing.operations()
+        executor = executors.for_captions(self.settings, lists)
+        listed = self._run_and_promote("raw_urls", lists, listing.grid, 1, {}, executor, inputs={}, partial=False)
+        urls = self.current("list_urls", "raw_urls")
+        inputs = {"list_urls": urls.shard_set(self.root, self.source)}
+        linked = self._run_and_promote(
+            "shards", links, urls.grid, 1, {"list_urls": urls}, executor, inputs=inputs, partial=False
+        )
+        return listed, linked
+
     def _is_own(self) -> bool:
         return self.source == "own"
 
@@ -281,26 +299,6 @@ class Chain:
 
 def download_config(scale: Scale) -> DownloadConfig:
     return DownloadConfig(max_pixels=scale.source.max_pixels)
-
-
-def require_room(output: ShardSet, keys: frozenset[ShardKey], urls: Current) -> None:
-    """See to it before a crawl of days that the root's disk can hold it; what a bucket may hold is not for us to know.
-
-    Raises:
-        StorageError: with what is needed, what is free, and what to do.
-    """
-    if not storage.is_local(output.root):
-        return
-    done = Totals.of(output.markers(keys).values())
-    a_url = done.bytes / done.rows_in if done.rows_in else BYTES_PER_URL
-    a_shard = urls.rows_ok / len(urls.shard_keys())
-    needed = a_url * max(0.0, a_shard * len(keys) - done.rows_in)
-    free = shutil.disk_usage(storage.local_path(output.root)).free
-    if needed > free:
-        raise StorageError(
-            f"the pictures need about {needed / 1e9:,.0f} GB more ({a_url / 1e3:.0f} kB a URL), and {output.root} has"
-            f" {free / 1e9:,.0f} GB free: make room, set VECLIP_ROOT to a larger disk or a bucket, or take fewer parts (--parts 3)"
-        )
 
 
 def keys_in(only: PartRange, upstream: Current) -> frozenset[ShardKey]:
