@@ -1,5 +1,6 @@
 """Everything the environment decides: where data lies, which engines run, how many workers. The only reader of the environment."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,9 @@ class Settings(BaseModel):
     """vLLM's name of a quantisation for both models, such as `fp8`."""
     candidates: int = Field(default=1, ge=1)
     """Fused captions per sample, drawn with a temperature where there are several; the best that passes the check is taken."""
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    """What a VeCap must satisfy where that is to differ from the captioner's own: JSON of `QualityThresholds`' fields, such as
+    `{"min_alt_share": 0.7, "max_words": 30}`. Re-runs `select` alone."""
     styles: tuple[str, ...] = ()
     """Further captions of every sample, each a column of the manifest: `short`, `dense`."""
     engine: Literal["auto", "vllm", "transformers", "openai"] = "auto"
@@ -126,6 +130,11 @@ class Settings(BaseModel):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:

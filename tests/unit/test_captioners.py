@@ -13,11 +13,13 @@ from veclip_core.captioning.describe import DescribeConfig
 from veclip_core.captioning.engines.base import EngineConfig
 from veclip_core.captioning.engines.weights import pinned
 from veclip_core.captioning.prompts import VICUNA_TEMPLATE
+from veclip_core.captioning.quality import QualityThresholds
 from veclip_core.captioning.rewrite import ONE_PASS, RewriteConfig, UndescribedConfig
 from veclip_core.captioning.styles import style_named
 from veclip_core.config import Config
 from veclip_core.pipeline import engines, executors
 from veclip_core.pipeline.rates import NoRates, estimate_scale, rates_of
+from veclip_core.pipeline.versions import code_versions
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings, SettingsError
 
@@ -160,3 +162,24 @@ def test_released_captions_need_no_model_and_take_none():
             engines.captioner_of(SCALES["3m"], plain.model_copy(update=given))
     with pytest.raises(SettingsError, match="released captions have none"):
         engines.check_operation(SCALES["3m"], plain.model_copy(update={"ethics": "judge"}))
+
+
+def test_another_threshold_is_another_select_and_nothing_else():
+    scale, plain = SCALES["sample"], Settings()
+    changed = Settings.from_environment({"VECLIP_THRESHOLDS": '{"min_alt_share": 0.9, "max_words": 20}'})
+    thresholds = engines.select_operation(scale, changed).config.thresholds  # type: ignore[attr-defined]
+    assert (thresholds.min_alt_share, thresholds.max_words) == (0.9, 20)
+    assert thresholds.min_vec_share == QualityThresholds().min_vec_share
+    for make in (engines.check_operation, engines.fuse_operation):
+        assert make(scale, changed).config.identity() == make(scale, plain).config.identity(), "no GPU hour for it"
+    select = engines.select_operation
+    assert select(scale, changed).config.identity() != select(scale, plain).config.identity()
+    assert code_versions(scale, changed)["vecap"] != code_versions(scale, plain)["vecap"]
+    short = style_named("short")
+    assert select(scale, changed, short).config.identity() == select(scale, plain, short).config.identity()
+    for wrong in ('{"min_alt": 1}', '{"max_words": 2.5}', '{"min_alt_share": 7}'):
+        with pytest.raises(SettingsError, match=r"VECLIP_THRESHOLDS: .*There are min_words, max_words"):
+            select(scale, Settings.from_environment({"VECLIP_THRESHOLDS": wrong}))
+    for no_json in ("0.7", "{", "[]"):
+        with pytest.raises(SettingsError, match="VECLIP_THRESHOLDS="):
+            Settings.from_environment({"VECLIP_THRESHOLDS": no_json})

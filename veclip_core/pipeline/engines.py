@@ -1,11 +1,13 @@
 """From a scale's models, by name, to the operations of the captioning stages."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic import ValidationError
 
 from veclip_core import storage
 from veclip_core.captioning.captioners import CAPTIONERS, RELEASED, SMALL_FUSER, STAND_IN, Captioner, captioner_named
@@ -246,14 +248,33 @@ def check_operation(scale: Scale, settings: Settings, style: Style | None = None
     return CheckOperation(config, runtime_of(settings, settings.fuser_url or settings.describer_url))
 
 
-def select_config_for(captioner: Captioner, style: Style | None = None) -> SelectConfig:
-    """The thresholds that the fusing was done with; a style's length holds for its fallbacks too."""
+def select_config_for(
+    captioner: Captioner, style: Style | None = None, changed: Mapping[str, float] | None = None
+) -> SelectConfig:
+    """The thresholds that the fusing was done with, but for those `changed` since; a style's length holds for its fallbacks too.
+
+    Raises:
+        SettingsError: for what is no threshold.
+    """
     fusing = fusing_config(captioner, style)
+    thresholds = QualityThresholds() if isinstance(fusing, ReleasedConfig) else fusing.thresholds
+    try:
+        thresholds = QualityThresholds.model_validate(thresholds.model_dump() | dict(changed or {}))
+    except ValidationError as error:
+        problems = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())
+        raise SettingsError(
+            f"VECLIP_THRESHOLDS: {problems}. There are {', '.join(QualityThresholds.model_fields)}"
+        ) from error
     return SelectConfig(
-        thresholds=QualityThresholds() if isinstance(fusing, ReleasedConfig) else fusing.thresholds,
+        thresholds=thresholds,
         fallback_words=style.thresholds.max_words if style else None,
     )
 
 
 def select_operation(scale: Scale, settings: Settings, style: Style | None = None) -> SelectOperation:
-    return SelectOperation(select_config_for(captioner_of(scale, settings), style))
+    return SelectOperation(select_config_for(captioner_of(scale, settings), style, changed_thresholds(settings, style)))
+
+
+def changed_thresholds(settings: Settings, style: Style | None) -> Mapping[str, float]:
+    """Of the scale's own captions; styles have theirs in `styles.json`."""
+    return settings.thresholds if style is None else {}

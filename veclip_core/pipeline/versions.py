@@ -15,6 +15,7 @@ from veclip_core.mixing.manifest import CONTROL_MIX
 from veclip_core.pipeline.data import download_config
 from veclip_core.pipeline.engines import (
     captioner_of,
+    changed_thresholds,
     check_config_for,
     describing_config,
     fusing_config,
@@ -38,7 +39,7 @@ def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
             describing_config(captioner, style).identity(),
             check_config_for(scale, settings, style).identity(),
             fusing_config(captioner, style).identity(),
-            select_config_for(captioner, style).identity(),
+            select_config_for(captioner, style, changed_thresholds(settings, style)).identity(),
         ]
 
     deciding: dict[str, Sequence[Any]] = {
