@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 WORDS = (*"abcdefg", "drawing", "photo", "house", "with", "two", "windows", '"quoted"', "café", "and")
-ENTRY_BYTES = 220
+ENTRY_BYTES = 188
 """Of an entry of the object, about."""
 
 
