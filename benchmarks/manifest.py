@@ -9,19 +9,15 @@ Every arm is a fresh process; arms take turns. A few shards are generated and re
 import argparse
 import hashlib
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from arms import add_arguments, measured, run_arm
 
 ROWS = 10_000
 """Of a shard, as at the large scales."""
@@ -95,22 +91,19 @@ def arm_copy(options: Mapping[str, Any]) -> int:
 ARMS = {"mix": arm_mix, "copy": arm_copy}
 
 
-def measured(arm: str, **options: Any) -> dict[str, float]:
-    with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        command = [sys.executable, __file__, "--arm", arm, "--options", json.dumps(options), "--json", result.name]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
-        return dict(json.loads(Path(result.name).read_text()))
-
-
 def compare(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     write_shards(Path(folder))
     ratios = []
     for pair in range(options.pairs):
         arms = ("mix", "copy") if pair % 2 == 0 else ("copy", "mix")
-        seconds = {arm: measured(arm, folder=folder, shards=options.rows // 10 // ROWS)["seconds"] for arm in arms}
+        seconds = {
+            arm: measured(__file__, arm, folder=folder, shards=options.rows // 10 // ROWS)["seconds"] for arm in arms
+        }
         ratios.append(round(seconds["copy"] / seconds["mix"], 3))
         print(f"  pair {pair + 1}: mix {seconds['mix']:.1f} s, copy {seconds['copy']:.1f} s, ratio {ratios[-1]}")
-    small, large = (measured("mix", folder=folder, shards=rows // ROWS) for rows in (options.rows // 10, options.rows))
+    small, large = (
+        measured(__file__, "mix", folder=folder, shards=rows // ROWS) for rows in (options.rows // 10, options.rows)
+    )
     print(f"  {options.rows:,} rows: {large['seconds']:.0f} s, peak {large['peak_mb']:,.0f} MB")
     return {
         "manifest_against_copy": statistics.median(ratios),
@@ -124,14 +117,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--arm", choices=list(ARMS), help=argparse.SUPPRESS)
-    parser.add_argument("--options", type=json.loads, help=argparse.SUPPRESS)
+    add_arguments(parser, ARMS)
     options = parser.parse_args()
     if options.arm:
-        started = time.monotonic()
-        result: dict[str, Any] = {"rows": ARMS[options.arm](options.options), "seconds": time.monotonic() - started}
-        result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        result: dict[str, Any] = run_arm(ARMS, options.arm, options.options)
     else:
         with tempfile.TemporaryDirectory() as folder:
             result = compare(options, folder)

@@ -9,18 +9,14 @@ Every arm is a fresh process; arms take turns, and who begins a pair alternates.
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arms import add_arguments, measured, run_arm
 
 WORDS = (*"abcdefg", "drawing", "photo", "house", "with", "two", "windows", '"quoted"', "café", "and")
 ENTRY_BYTES = 188
@@ -96,15 +92,6 @@ def arm_urls(options: Mapping[str, Any]) -> int:
 ARMS = {"ours": arm_ours, "ijson": arm_ijson, "json_load": arm_json_load, "urls": arm_urls}
 
 
-def measured(arm: str, **options: Any) -> dict[str, float]:
-    """One arm in a fresh process: seconds, peak memory and what it counted."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        command = [sys.executable, __file__, "--arm", arm, "--options", json.dumps(options), "--json", result.name]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        subprocess.run(command, check=True, env=environment)
-        return dict(json.loads(Path(result.name).read_text()))
-
-
 def compare_json(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     file = folder / "object.json"
     write_object(file, options.megabytes << 20)
@@ -112,7 +99,7 @@ def compare_json(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ("ours", "ijson", "json_load")}
     for pair in range(options.pairs):
         for name in list(found) if pair % 2 == 0 else list(found)[::-1]:
-            found[name].append(measured(name, file=str(file)))
+            found[name].append(measured(__file__, name, file=str(file)))
             one = found[name][-1]
             print(
                 f"  {name}: {size / 1e6 / one['seconds']:.0f} MB/s, peak {one['peak_mb']:,.0f} MB, {one['count']:,} entries"
@@ -136,7 +123,7 @@ def compare_urls(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for rows in (options.rows // 10, options.rows):
         file = folder / f"{rows}.parquet"
         write_list(file, rows)
-        found[rows] = measured("urls", file=str(file))
+        found[rows] = measured(__file__, "urls", file=str(file))
         one = found[rows]
         print(f"  {rows:,} rows: {one['seconds']:.0f} s, peak {one['peak_mb']:,.0f} MB, {one['count']:,} distinct")
         file.unlink()
@@ -156,17 +143,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000, help="urls: rows of the larger list")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the files are generated; by default the temporary folder")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--arm", choices=list(ARMS), help=argparse.SUPPRESS)
-    parser.add_argument("--options", type=json.loads, help=argparse.SUPPRESS)
+    add_arguments(parser, ARMS)
     options = parser.parse_args()
     if options.arm:
-        started = time.monotonic()
-        result: dict[str, Any] = {"count": ARMS[options.arm](options.options)}
-        result |= {
-            "seconds": time.monotonic() - started,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        }
+        result: dict[str, Any] = run_arm(ARMS, options.arm, options.options)
     elif options.what:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             result = {"json": compare_json, "urls": compare_urls}[options.what](options, Path(folder))

@@ -9,8 +9,6 @@ from pydantic import Field
 
 from veclip_core.captioning.preview import described, markdown_table, selected
 from veclip_core.config import digest_of
-from veclip_core.download.hosts import dead_share, hosts_of
-from veclip_core.evaluation.report.caption_page import CaptionQuality
 from veclip_core.pipeline import engines, quality
 from veclip_core.pipeline.budget import Limit
 from veclip_core.pipeline.captions import make_captions, make_styles
@@ -23,12 +21,12 @@ from veclip_core.settings import SettingsError
 from veclip_core.shards import ShardSet, read_current
 from veclip_core.stage_report import StageReport
 from veclip_dagster import checks, metadata
+from veclip_dagster.data_plots import of_hosts, of_quality
 from veclip_dagster.failures import clear_failures
 from veclip_dagster.links import mlflow_links, tags_of
 from veclip_dagster.resources import VeclipResource
 
 PREVIEW_ROWS = 12
-HOSTS_SHOWN = 30
 
 
 class RawUrlsConfig(dg.Config):
@@ -175,7 +173,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
                 for style, (page, _) in pages.items()
             },
             **{f"written_by_the_llm_{style}": metadata.number(fused_share(made)) for style, made in styled.items()},
-            **quality_plots(pages[""][1]),
+            **of_quality(pages[""][1]),
             **mlflow_links(chain.settings, {f"vecap_{s}": run_id} if run_id else {}),
         }
         numbers = extra | {name: value for report in reports for name, value in metadata.of_stage(report).items()}
@@ -239,22 +237,6 @@ class _EarlyLook:
         )
 
 
-def quality_plots(found: CaptionQuality) -> dict[str, dg.MetadataValue]:
-    """Why answers and texts were refused, and what texts are like, to look at in the run."""
-    plots = {}
-    if rejections := found.rejections():
-        plots["answers_refused"] = metadata.bars(rejections, "answers refused by the check, by reason")
-    if refusals := found.refusals():
-        plots["texts_refused"] = metadata.bars(refusals, "texts refused before fusion")
-    names = {"alt_text": "AltText", "vec": "VeC", "vecap": "VeCap"}
-    lengths = {
-        names[text]: [(float(length), float(count)) for length, count in of.lengths.items()]
-        for text, of in found.statistics.by_text.items()
-        if of.texts
-    }
-    return plots | {"lengths": metadata.curve(lengths, "words of a text", "texts", x="words")}
-
-
 def digest_with_styles(select: StageReport, styled: Sequence[StageReport]) -> str:
     """The data version of a scale's captions: other captions of a style are other data."""
     return digest_of([select.digest, *(made.digest for made in styled)]) if styled else select.digest
@@ -264,32 +246,6 @@ def current_digest(chain: Chain, stage: str) -> str:
     """The data version that stays when only some parts were made; empty where nothing is current yet."""
     current = read_current(chain.root, chain.source, stage, chain.scale.name)
     return current.digest if current else ""
-
-
-def of_hosts(chain: Chain, report: StageReport) -> dict[str, dg.MetadataValue]:
-    """Which hosts lost pictures, and how many links are dead."""
-    found = {"download/dead_links": metadata.number(dead_share(report.errors, report.rows_in))}
-    downloads = ShardSet(chain.root, chain.source, report.stage, report.identity)
-    done = downloads.markers(chain.current("list_urls", "raw_urls").shard_keys())
-    lossy = [host for host in hosts_of(downloads, sorted(done)) if host.reasons][:HOSTS_SHOWN]
-    if not lossy:
-        return found
-    rows = [
-        dg.TableRecord(
-            {
-                "host": host.name,
-                "urls": host.urls,
-                "ok": round(host.ok_share, 3),
-                "commonest reason": host.commonest_reason,
-            }
-        )
-        for host in lossy
-    ]
-    lost = {host.name: float(host.reasons.total()) for host in lossy[:12]}
-    return found | {
-        "download/hosts": dg.MetadataValue.table(rows),
-        "download/hosts_plot": metadata.bars(lost, "URLs without a picture, by host"),
-    }
 
 
 def fused_share(reports: Sequence[StageReport]) -> float:
