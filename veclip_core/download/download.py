@@ -30,7 +30,7 @@ from veclip_core.download.seal import Sealed, Spool, seal
 from veclip_core.sources.blocklist import Blocklist
 from veclip_core.stage import RowCounts, ShardTask, Work
 
-OUTAGE_REASONS = frozenset({"dns", "refused", "reset", "timeout", "unreachable", "no_time"})
+OUTAGE_REASONS = frozenset({"dns", "refused", "reset", "timeout", "unreachable"})
 OUTAGE_SHARE = 0.95
 OUTAGE_MIN_ROWS = 20
 MAX_NO_TIME_SHARE = 0.01
