@@ -1,19 +1,27 @@
 """Our list_urls and download stages against plain img2dataset: the same list, the same pictures, start-up included.
 
-    python benchmarks/download.py --urls 20000 --pairs 5
+    python benchmarks/download.py clean --urls 20000 --pairs 5
+    python benchmarks/download.py latency --urls 10000 --threads 32
+    python benchmarks/download.py dripping --urls 2000 --threads 32 --pairs 2
 
 A server on loopback (its own processes, on the same cores) serves generated pictures of about 30 kB. Each arm is a fresh
 process from `python` to its last byte on disk; arms take turns, and who begins a pair alternates. Plain img2dataset runs by its
 `download()` with the multiprocessing distributor, the same processes and threads, size, quality and hash, and writes WebDataset.
+
+`latency`: each answer comes 50 to 200 ms after its question. `dripping`: that too, and 5 of 100 hosts (addresses of the loopback)
+answer a few bytes every half second for a minute, and then hang up; ours has 10 s for a URL, img2dataset the fastest of a sweep of
+its timeout and retries. Both bring the same pictures.
 """
 # ruff: noqa: T201
 
 import argparse
 import asyncio
+import dataclasses
 import io
 import json
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import socket
@@ -26,6 +34,12 @@ from pathlib import Path
 from typing import Any
 
 SERVER_PICTURES = 400
+LATENCY_S = (0.05, 0.2)
+HOSTS, DRIPPING_HOSTS, DRIPPING_S = 100, 5, 60.0
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+"""To the question for robots.txt, which plain img2dataset does not ask."""
+SWEEP = ((1, 0), (10, 0), (10, 1))
+"""Timeouts and retries of img2dataset; 10 and 0 are its defaults."""
 IMAGE_SIZE = 256
 QUALITY = 95
 
@@ -37,16 +51,16 @@ def pictures() -> list[bytes]:
 
     made = []
     for seed in range(SERVER_PICTURES):
-        random = np.random.default_rng(seed)
-        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
+        noise = np.random.default_rng(seed)
+        coarse = Image.fromarray(noise.integers(0, 256, (12, 16, 3), np.uint8))
         buffer = io.BytesIO()
         if seed % 4:
             smooth = np.asarray(coarse.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
-            pixels = np.clip(smooth + random.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
+            pixels = np.clip(smooth + noise.integers(-9, 10, smooth.shape), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(buffer, "JPEG", quality=72)
         else:
             smooth = np.asarray(coarse.resize((140, 110), Image.Resampling.BICUBIC), np.int16)
-            pixels = np.clip(smooth + random.integers(-4, 5, smooth.shape), 0, 255).astype(np.uint8)
+            pixels = np.clip(smooth + noise.integers(-4, 5, smooth.shape), 0, 255).astype(np.uint8)
             picture = Image.fromarray(pixels)
             picture.putalpha(Image.linear_gradient("L").resize(picture.size))
             picture.save(buffer, "PNG")
@@ -55,32 +69,56 @@ def pictures() -> list[bytes]:
 
 
 class Answering(asyncio.Protocol):
-    """GET /{n}.jpg -> picture n modulo their number; keeps the connection when asked to."""
+    """GET /{n}.jpg -> picture n modulo their number, after its latency; keeps the connection when asked to."""
 
-    def __init__(self, answers: list[bytes]) -> None:
+    def __init__(self, answers: list[bytes], latency_s: tuple[float, float], dripping: int) -> None:
         self._answers, self._heard = answers, b""
+        self._latency_s, self._dripping = latency_s, dripping
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        host = int(transport.get_extra_info("sockname")[0].rpartition(".")[2])
+        self._drips = host <= self._dripping
 
     def data_received(self, data: bytes) -> None:
         self._heard += data
         while b"\r\n\r\n" in self._heard:
             head, self._heard = self._heard.split(b"\r\n\r\n", 1)
-            number = int(head.split(b" ", 2)[1].strip(b"/").split(b".")[0])
-            self._transport.write(self._answers[number % len(self._answers)])
-            if b"connection: close" in head.lower():
-                self._transport.close()
+            name, closes = head.split(b" ", 2)[1].strip(b"/").split(b".")[0], b"connection: close" in head.lower()
+            number = int(name) if name.isdigit() else 0
+            answer = self._answers[number % len(self._answers)] if name.isdigit() else NOT_FOUND
+            lowest, highest = self._latency_s
+            latency_s = lowest + (highest - lowest) * random.Random(number).random()
+            if self._drips:
+                asyncio.get_running_loop().create_task(self._drip(answer))
+            elif latency_s:
+                asyncio.get_running_loop().call_later(latency_s, self._answer, answer, closes)
+            else:
+                self._answer(answer, closes)
+
+    def _answer(self, answer: bytes, closes: bool) -> None:
+        self._transport.write(answer)
+        if closes:
+            self._transport.close()
+
+    async def _drip(self, answer: bytes) -> None:
+        started, sent = time.monotonic(), 200
+        self._transport.write(answer[:sent])
+        while time.monotonic() < started + DRIPPING_S and not self._transport.is_closing():
+            await asyncio.sleep(0.5)
+            self._transport.write(answer[sent : sent + 4])
+            sent += 4
+        self._transport.close()
 
 
-def serve(port: int, bodies: list[bytes]) -> None:
+def serve(port: int, bodies: list[bytes], latency_s: tuple[float, float], dripping: int) -> None:
     answers = [
         b"HTTP/1.1 200 OK\r\nContent-Type: image\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body) for body in bodies
     ]
 
     async def run() -> None:
         server = await asyncio.get_running_loop().create_server(
-            lambda: Answering(answers), "127.0.0.1", port, reuse_port=True, backlog=1_024
+            lambda: Answering(answers, latency_s, dripping), "0.0.0.0", port, reuse_port=True, backlog=1_024
         )
         await server.serve_forever()
 
@@ -102,8 +140,12 @@ def ours(options: argparse.Namespace) -> None:
     common |= {"parts": found.grid.parts, "partial": False, "executor": LocalExecutor(options.processes)}
     run_stage(listing, inputs={}, **common)
     started = time.monotonic()
-    config = DownloadConfig(image_size=IMAGE_SIZE, quality=QUALITY)
-    fetching = DownloadOperation(config, DownloadRuntime(threads=options.threads, allowed_hosts=(options.host,)))
+    # The server has few pictures, which many URLs give: that makes none of them a placeholder here.
+    config = DownloadConfig(image_size=IMAGE_SIZE, quality=QUALITY, placeholder_urls=0)
+    runtime = DownloadRuntime(threads=options.threads, allowed_hosts=tuple(options.hosts.split(",")))
+    if options.case == "dripping":
+        runtime = dataclasses.replace(runtime, deadline_s=10.0)
+    fetching = DownloadOperation(config, runtime)
     report = run_stage(fetching, inputs={"list_urls": output_of(listing, root, "benchmark", {})}, **common)
     print(json.dumps({"ok": report.rows_ok, "stage_s": time.monotonic() - started}))
 
@@ -127,6 +169,8 @@ def plain(options: argparse.Namespace) -> None:
         number_sample_per_shard=options.shard_rows,
         extract_exif=False,
         compute_hash="sha256",
+        timeout=options.timeout,
+        retries=options.retries,
     )
     stats = [json.loads(path.read_text()) for path in options.out.glob("*_stats.json")]
     print(json.dumps({"ok": sum(one["successes"] for one in stats)}))
@@ -135,8 +179,8 @@ def plain(options: argparse.Namespace) -> None:
 def timed(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of one arm in a fresh process, and what it says it did."""
     out = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=options.list.parent))
-    words = [sys.executable, __file__, "--arm", arm, "--list", options.list, "--out", out, "--host", options.host]
-    for name in ("processes", "threads", "shard_rows"):
+    words = [sys.executable, __file__, options.case, "--arm", arm, "--list", options.list, "--out", out]
+    for name in ("processes", "threads", "shard_rows", "hosts", "timeout", "retries"):
         words += [f"--{name.replace('_', '-')}", getattr(options, name)]
     started, cpu_before = time.monotonic(), cpu_seconds_of_children()
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
@@ -146,8 +190,8 @@ def timed(arm: str, options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"{arm} failed:\n{done.stdout[-2_000:]}\n{done.stderr[-4_000:]}")
     shutil.rmtree(out)
     said = json.loads(done.stdout.strip().splitlines()[-1])
-    if said["ok"] != options.urls:
-        raise SystemExit(f"{arm} brought {said['ok']} of {options.urls} pictures:\n{done.stderr[-2_000:]}")
+    if said["ok"] != options.good:
+        raise SystemExit(f"{arm} brought {said['ok']} of {options.good} pictures:\n{done.stderr[-2_000:]}")
     return {
         "seconds": seconds,
         "cpu_s": cpu_seconds_of_children() - cpu_before,
@@ -170,18 +214,24 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options.host = f"127.0.0.1:{port}"
+    hosts = [f"127.0.0.{number + 1}:{port}" for number in range(HOSTS)]
+    dripping = DRIPPING_HOSTS if options.case == "dripping" else 0
+    options.hosts = ",".join(hosts)
+    options.good = sum(number % HOSTS >= dripping for number in range(options.urls))
     context = multiprocessing.get_context("spawn")
-    servers = [context.Process(target=serve, args=(port, bodies), daemon=True) for _ in range(options.servers)]
+    told = (port, bodies, (0.0, 0.0) if options.case == "clean" else LATENCY_S, dripping)
+    servers = [context.Process(target=serve, args=told, daemon=True) for _ in range(options.servers)]
     for server in servers:
         server.start()
     folder = Path(tempfile.mkdtemp(prefix="veclip-download-", dir=options.out))
     try:
         options.list = folder / "list.parquet"
-        urls = [f"http://{options.host}/{number}.jpg" for number in range(options.urls)]
+        urls = [f"http://{hosts[number % HOSTS]}/{number}.jpg" for number in range(options.urls)]
         pq.write_table(
             pa.table({"url": urls, "alt": [f"picture {number}" for number in range(options.urls)]}), options.list
         )
+        if options.case == "dripping":
+            options.timeout, options.retries = best_of_a_sweep(options)
         pairs = []
         for number in range(options.pairs):
             order = ("ours", "plain") if number % 2 == 0 else ("plain", "ours")
@@ -197,7 +247,9 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             server.terminate()
         shutil.rmtree(folder)
     return {
+        "case": options.case,
         "urls": options.urls,
+        "img2dataset": {"timeout_s": options.timeout, "retries": options.retries},
         "mean_bytes": round(statistics.mean(map(len, bodies))),
         "processes": options.processes,
         "threads": options.threads,
@@ -208,8 +260,19 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def best_of_a_sweep(options: argparse.Namespace) -> tuple[int, int]:
+    """img2dataset's timeout and retries that are the fastest."""
+    seconds = {}
+    for timeout, retries in SWEEP:
+        options.timeout, options.retries = timeout, retries
+        seconds[timeout, retries] = timed("plain", options)["seconds"]
+        print(f"img2dataset, timeout {timeout} s, retries {retries}: {seconds[timeout, retries]:.1f} s", flush=True)
+    return min(seconds, key=lambda setting: seconds[setting])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=["clean", "latency", "dripping"])
     parser.add_argument("--urls", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2, help="worker processes of each arm")
@@ -220,7 +283,9 @@ def main() -> None:
     parser.add_argument("--arm", choices=["ours", "plain"], help=argparse.SUPPRESS)
     parser.add_argument("--list", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="folder for temporary files (default: the system's)")
-    parser.add_argument("--host", help=argparse.SUPPRESS)
+    parser.add_argument("--hosts", help=argparse.SUPPRESS)
+    parser.add_argument("--timeout", type=int, default=10, help=argparse.SUPPRESS)
+    parser.add_argument("--retries", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         {"ours": ours, "plain": plain}[options.arm](options)

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.object_store import ObjectStore, object_store
 from tests.unit.small_world import real_packages, small_cache  # noqa: F401  (fixtures)
 from veclip_core.settings import Settings
 
@@ -69,6 +70,14 @@ def deployment_at(root: Path, cache: Path, **more: str) -> Deployment:
     return Deployment(root, cache, environment)
 
 
+@pytest.fixture(autouse=True)
+def sigterm_stays() -> Iterator[None]:
+    """Dagster in this process gives SIGTERM what SIGINT has: ignored, in a background job, and by every process started after."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
 @pytest.fixture(scope="session")
 def small_deployment_cache(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     """VECLIP_CACHE of a small sample world; the converted language model is the real cache's."""
@@ -84,3 +93,19 @@ def small_deployment_cache(small_cache: Path, tmp_path_factory: pytest.TempPathF
 def deployment(small_deployment_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     """A deployment in a folder with a space in its name."""
     return deployment_at(tmp_path_factory.mktemp("veclip") / "a root", small_deployment_cache)
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """One S3 server for all tests of this process: each takes a prefix of its own."""
+    with object_store(tmp_path_factory.mktemp("seaweed")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def store(object_server: ObjectStore) -> Iterator[ObjectStore]:
+    """The S3 server, with its keys in the environment while the module's tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in object_server.environment.items():
+            patch.setenv(name, value)
+        yield object_server

@@ -44,9 +44,11 @@ def _free_port_with_grpc() -> int:
 @contextmanager
 def object_store(folder: Path) -> Iterator[ObjectStore]:
     """Running until the block ends; its bucket is empty."""
-    port = free_port()
+    port = _free_port_with_grpc()
     keys = {"AWS_ACCESS_KEY_ID": "veclip", "AWS_SECRET_ACCESS_KEY": "a-secret-for-tests"}
-    ports = {name: _free_port_with_grpc() for name in ("master.port", "filer.port", "volume.port", "admin.port")}
+    # Two servers that start at once would both take the default of any port that is not given.
+    names = ("master.port", "filer.port", "volume.port", "admin.port", "s3.port.iceberg", "s3.port.lance")
+    ports = {name: _free_port_with_grpc() for name in names}
     command = [
         _weed(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}", f"-bucket={BUCKET}",
         "-master.telemetry=false", "-admin.ui=false", "-webdav=false", *(f"-{name}={value}" for name, value in ports.items()),

@@ -1,7 +1,6 @@
 """`veclip`: every operation of the pipeline without Dagster."""
 
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ import typer
 from veclip_core import cli_captions, cli_data
 from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.mendable import Mendable
+from veclip_core.processes import quiet_logging
 from veclip_core.samples import PartRange
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
@@ -35,11 +35,12 @@ app.add_typer(cli_data.commands)
 STAGES_OF_ASSET = {
     "raw_urls": ("list_urls",),
     "shards": ("download",),
+    "screen": ("look", "screen"),
     "vecap": ("describe", "check", "fuse", "select"),
     "manifest": ("mix",),
 }
 EXPERIMENT_ASSETS = (*CONTROL_ASSETS, "arms", "experiment_report")
-ASSETS = (*STAGES_OF_ASSET, *ARMS, "eval_report", *EXPERIMENT_ASSETS)
+ASSETS = (*STAGES_OF_ASSET, *ARMS, "eval_report", *cli_data.FILTERING_ASSETS, *EXPERIMENT_ASSETS)
 """Every arm can be trained alone, `arms` are all of the experiment."""
 
 
@@ -70,8 +71,8 @@ def run(
     parts: Annotated[
         str,
         typer.Option(
-            help="Only the first so many parts (shards, vecap, manifest), such as 3; or some by number, such as 17-19 "
-            "(shards, vecap): they count later, and nothing becomes current by them."
+            help="Only the first so many parts (shards, screen, vecap, manifest, dfn_scores), such as 3; or some by number, such as"
+            " 17-19 (shards, vecap, dfn_scores): they count later, and nothing becomes current by them."
         ),
     ] = "",
     rows: Annotated[
@@ -113,6 +114,11 @@ def run(
         _tell(chain.raw_urls(rows).metrics())
     elif asset == "shards":
         _tell(chain.shards(first, only).metrics())
+    elif asset == "screen":
+        from veclip_core.pipeline.screening import make_screen
+
+        for report in make_screen(chain, first):
+            _tell(report.metrics())
     elif asset == "vecap":
         from veclip_core.pipeline import quality
         from veclip_core.pipeline.budget import Limit
@@ -146,6 +152,8 @@ def run(
         report, uri = make_control_manifest(chain)
         _tell(report.metrics())
         typer.echo(uri)
+    elif asset in cli_data.FILTERING_ASSETS:
+        cli_data.run_filtering(chain, asset, first, only)
     elif asset in ARMS:
         from veclip_core.pipeline.training import train_arm
 
@@ -174,7 +182,7 @@ def _parts(text: str, asset: str) -> tuple[int | None, PartRange | None]:
         return None, None
     if text.isdecimal() and int(text) > 0:
         return int(text), None
-    if asset not in ("shards", "vecap"):
+    if asset not in ("shards", "vecap", "dfn_scores"):
         raise typer.BadParameter(f"--parts {text}: of {asset} the first so many parts can be made, such as --parts 3")
     try:
         return None, PartRange.parse(text)
@@ -209,9 +217,13 @@ def status(scale: ScaleOption = "sample") -> None:
 
     settings, chosen = Settings.from_environment(), scale_of(scale)
     typer.echo(f"{'stage':<13}{'shards done':>12}{'pending':>9}{'set aside':>11}{'rows ok':>10}  identity")
-    made = [(stage, stage, chosen.name) for stages in STAGES_OF_ASSET.values() for stage in stages]
+    assets = [asset for asset in STAGES_OF_ASSET if asset != "screen" or settings.screen]
+    made = [(stage, stage, chosen.name) for asset in assets for stage in STAGES_OF_ASSET[asset]]
     for style in styles_of(chosen, settings):
         made += [(f"{stage} {style.name}", stage, f"{chosen.name}-{style.name}") for stage in ("fuse", "select")]
+    for name, stage in (("score", "score"), ("mix dfn", "mix")):  # where a filtering network is used
+        if read_current(settings.root, chosen.source.name, stage, f"{chosen.name}-dfn") is not None:
+            made.append((name, stage, f"{chosen.name}-dfn"))
     for name, stage, label in made:
         current = read_current(settings.root, chosen.source.name, stage, label)
         if current is None:
@@ -293,7 +305,7 @@ def _tell(numbers: dict[str, float]) -> None:
 
 def main() -> None:
     """The entry point: what a person can mend is one sentence on stderr and exit code 1, not a trace."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    quiet_logging()
     try:
         app()
     except Mendable as error:

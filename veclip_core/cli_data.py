@@ -1,11 +1,18 @@
 """`veclip`'s commands about data: fetch what others released, look at a manifest, take something out."""
 
-from typing import Annotated, Any
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.settings import Settings
+
+if TYPE_CHECKING:
+    from veclip_core.pipeline.data import Chain
+    from veclip_core.samples import PartRange
+
+FILTERING_ASSETS = ("dfn_scores", "dfn_manifest", "dfn_mixture")
 
 commands = typer.Typer()
 manifest = typer.Typer(help="Look at manifests.", no_args_is_help=True)
@@ -35,13 +42,39 @@ def released_captions() -> None:
 
 
 @manifest.command("stats")
-def manifest_stats_(scale: ScaleOption = "sample") -> None:
+def manifest_stats_(
+    scale: ScaleOption = "sample",
+    dfn: Annotated[bool, typer.Option("--dfn", help="Of what the filtering network keeps.")] = False,
+) -> None:
     """Samples, pictures, texts of each column, how the VeCaps came to be, what was left out."""
     from veclip_core.mixing.manifest_stats import as_text, manifest_stats
     from veclip_core.pipeline.data import Chain
     from veclip_core.pipeline.manifests import address_of_manifest
 
-    typer.echo(as_text(manifest_stats(address_of_manifest(Chain(Settings.from_environment(), scale_of(scale))))))
+    chain = Chain(Settings.from_environment(), scale_of(scale))
+    typer.echo(as_text(manifest_stats(address_of_manifest(chain, "dfn_manifest" if dfn else "manifest"))))
+
+
+@manifest.command("card")
+def manifest_card(
+    scale: ScaleOption = "sample",
+    dfn: Annotated[bool, typer.Option("--dfn", help="Of what the filtering network keeps.")] = False,
+) -> None:
+    """The data card: sources and terms, what each stage lost and why, stand-ins. It lies beside the manifest."""
+    from veclip_core import storage
+    from veclip_core.pipeline.data import Chain
+    from veclip_core.pipeline.data_card import card_address
+    from veclip_core.pipeline.manifests import address_of_manifest
+    from veclip_core.shards import NotMadeYet
+
+    chain = Chain(Settings.from_environment(), scale_of(scale))
+    asset = "dfn_manifest" if dfn else "manifest"
+    try:
+        typer.echo(storage.read_bytes(card_address(address_of_manifest(chain, asset))).decode())
+    except FileNotFoundError:
+        raise NotMadeYet(
+            f"{asset}_{scale} was made by an older version, without a card: run `veclip run {asset} --scale {scale}` again"
+        ) from None
 
 
 @commands.command()
@@ -96,6 +129,32 @@ def remove(
     for tar in done.elsewhere:
         typer.echo(f"not changed, because it lies elsewhere: {tar}", err=True)
     typer.echo(
-        f"Make the manifest anew with VECLIP_REMOVED={listed}, and train on that one. Trained models, reports and the decoded"
-        f" pictures of {settings.cache_folder} still hold what they read."
+        f"Make manifest, and where they are used dfn_manifest and dfn_mixture, anew with VECLIP_REMOVED={listed}, and train on"
+        f" those. Trained models, reports and the decoded pictures of {settings.cache_folder} still hold what they read."
     )
+
+
+def run_filtering(chain: "Chain", asset: str, first: int | None, only: "PartRange | None") -> None:
+    """`veclip run` of one of `FILTERING_ASSETS`."""
+    from veclip_core import storage
+    from veclip_core.pipeline.filtering import kept_by, make_scores, scores_of
+    from veclip_core.pipeline.manifests import make_dfn_manifest
+    from veclip_core.pipeline.mixtures import make_mixture
+
+    if asset != "dfn_scores" and first is not None:
+        raise typer.BadParameter(f"--parts: {asset} is of all parts that are scored; `dfn_scores` takes a limit")
+    if asset == "dfn_mixture":
+        mixture, uri = make_mixture(chain)
+        for source in mixture.sources:
+            typer.echo(f"{source.rows:>15,} rows, weight {source.weight:g}: {storage.shown(source.manifest)}")
+        typer.echo(f"{mixture.rows_per_epoch:>15,} rows an epoch\n{uri}")
+    elif asset == "dfn_manifest":
+        report, uri = make_dfn_manifest(chain)
+        typer.echo(f"{json.dumps(report.metrics(), indent=2)}\n{uri}")
+    else:
+        typer.echo(json.dumps(make_scores(chain, first, only).metrics(), indent=2))
+        if only is None:
+            _, scores = scores_of(chain)
+            least = kept_by(scores, chain.settings).least
+            kept = f"{scores.at_least(least):,} of {scores.total:,}" if least is not None else "all"
+            typer.echo(f"kept from a score of {least} on: {kept}")

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,11 +79,15 @@ class Lease:
             )
 
     def release(self) -> None:
+        self.fall_silent()
+        if not self._lost:
+            storage.write_json(self._uri(self._number), {**self._record(), "released": True})
+
+    def fall_silent(self) -> None:
+        """Keep it alive no longer: it ends with this process, or after `TTL_S`."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if not self._lost:
-            storage.write_json(self._uri(self._number), {**self._record(), "released": True})
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +122,19 @@ class Lease:
             except Exception as error:
                 # An object store's client has many kinds. It is tried again; `check` tells when it lasts too long.
                 logger.warning("the lease on %s could not be renewed: %s", self._what, error)
+
+
+def release_all(leases: Iterable[Lease]) -> None:
+    """Release leases, if the storage can be written still: what it says otherwise has been said by whoever met it first."""
+    reachable = True
+    for lease in leases:
+        try:
+            if reachable:
+                lease.release()
+        except storage.StorageError as error:
+            logger.warning("%s", error)
+            reachable = False
+        lease.fall_silent()
 
 
 def holder(folder: str, what: str) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _BOOT, _PROCESS_NUMBERS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-NOISY_LOGGERS = ("botocore", "urllib3", "fsspec", "s3fs", "aiobotocore", "httpx")
+NOISY_LOGGERS = ("botocore", "urllib3", "fsspec", "s3fs", "aiobotocore", "httpx", "faiss")
 
 
 @cache
@@ -89,7 +89,7 @@ def command_script_hidden() -> Iterator[None]:
 
 
 def quiet_logging() -> None:
-    """Logging of a worker: ours, and of the libraries below it only what is wrong."""
+    """Logging of a worker or a command: ours, and of the libraries below it only what is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for noisy in NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(logging.WARNING)

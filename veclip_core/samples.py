@@ -65,6 +65,19 @@ DESCRIBE_SCHEMA = pa.schema(
 )
 UNDECODABLE = "undecodable"
 """The reason of a picture that was downloaded and can't be opened."""
+NEAR_DUPLICATE, EVALUATION_COPY, NSFW, KNOWN = "near_duplicate", "copy_of_evaluation_picture", "nsfw", "known_picture"
+NOT_SCREENED = "not_screened"
+BLOCKED = (KNOWN, EVALUATION_COPY, NSFW, NEAR_DUPLICATE, NOT_SCREENED)
+"""The reasons of a picture that is good and may not be taken; of several the first is told."""
+SCREEN_SCHEMA = pa.schema(
+    [
+        ("url_id", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("copy_of", pa.string()),
+    ]
+)
+DUPLICATES_SCHEMA = pa.schema([("url_id", pa.string()), ("copy_of", pa.string())])
 CHECK_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -103,6 +116,15 @@ SELECT_SCHEMA = pa.schema(
         ("vec_model", pa.string()),
         ("vec_prompt_id", pa.string()),
         ("scores", pa.string()),
+    ]
+)
+SCORE_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("url_id", pa.string()),
+        ("score", pa.float32()),
+        ("status", pa.string()),
+        ("error", pa.string()),
     ]
 )
 MIX_SCHEMA = pa.schema(

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 
 from veclip_core.captioning.captioners import STAND_IN, captioner_named
 
+CLIP_L14 = "openai/clip-vit-large-patch14"
+"""The CLIP by which DataComp's baselines filter (arXiv 2304.14108). Apple's own filtering network is not released."""
+OF_ITS_OWN = "clip"
+"""A stand-in for a filtering network: the scale's own baseline, which was trained on the very pairs that it scores."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -34,6 +39,8 @@ class Scale:
     """The pair of models by name, in `captioning/captioners.py`."""
     recipe: str
     """The training recipe's name in `training/recipe.py`."""
+    network: str = CLIP_L14
+    """The data-filtering network, as VECLIP_DFN names one."""
 
     @property
     def describer_is_stand_in(self) -> bool:
@@ -65,8 +72,8 @@ VECAP300M = Source(
 SCALES: dict[str, Scale] = {
     scale.name: scale
     for scale in (
-        #      name      source       parts  captioner  recipe
-        Scale("sample", OPENCLIPART, 4, "sample", "sample"),
+        #      name      source       parts  captioner  recipe    network
+        Scale("sample", OPENCLIPART, 4, "sample", "sample", OF_ITS_OWN),
         Scale("own", OWN, 1, "sample", "sample"),
         Scale("3m", VECAP300M, 3, "default", "3m"),
         Scale("12m", VECAP300M, 12, "default", "12m"),

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -28,6 +28,9 @@ class Settings(BaseModel):
     """Folder or `s3://bucket/prefix` of all data: VECLIP_ROOT."""
     cache: str = ""
     """Local folder for fetched packages, converted weights and decoded pictures; by default `cache` in a local root."""
+    tar_cache_gb: float = Field(default=50.0, ge=0)
+    """Remote tars are copied into the cache for training where a manifest's pictures take at most so many gigabytes; others are
+    read picture by picture."""
     urls: str = ""
     """URL lists (parquet, csv, tsv, jsonl or json {url: caption}; paths, globs or remote addresses, with commas between) for the
     scales that need one."""
@@ -43,11 +46,27 @@ class Settings(BaseModel):
     """The list of the released caption files (a text file of addresses) that `released_captions_300m` fetches."""
     blocked_domains: str = ""
     """A file of domains, one a line, that are never asked; local or remote."""
+    licence: str = ""
+    """The terms under which the listed pictures and texts may be used, in your own words: for the data card."""
     pictures: str = ""
     """Scale `own`: a folder of pictures, or WebDataset tars (a folder or pattern of them, local or remote)."""
     alt_texts: str = ""
     """Scale `own`: a csv, tsv, jsonl or parquet file with a column of file names and one of AltTexts. Without it the AltText is
     what a .txt beside the picture says, or the tar's txt or json."""
+    screen: tuple[str, ...] = ()
+    """What pictures are screened for before they are captioned, any of `duplicates`, `evaluation` (copies of evaluation pictures),
+    `nsfw`, `faces` (boxes only), `known`; by default nothing."""
+    screen_against: tuple[str, ...] = ()
+    """Folders of evaluation pictures, local or remote, for `evaluation`; the sample's OpenMoji comes by itself."""
+    screen_thresholds: dict[str, Any] = Field(default_factory=dict)
+    """Thresholds in place of the usual: JSON of `Thresholds`' fields (screening/screen.py), such as `{"duplicate_distance": 20}`.
+    Re-runs `screen` alone."""
+    nsfw_model: str = ""
+    """For `nsfw`: an image classifier of transformers, a folder or hub id."""
+    face_model: str = ""
+    """For `faces`: the file of YuNet's weights (face_detection_yunet_2023mar.onnx of opencv_zoo)."""
+    known_hashes: str = ""
+    """For `known`: a text file, local or remote, of SHA-256 or PDQ hashes in hex, one a line."""
     captioner: str = ""
     """The pair of models in place of the scale's own: `sample`, `default`, `paper`, `modern`, `one-pass` or `released`."""
     describer: str = ""
@@ -74,6 +93,18 @@ class Settings(BaseModel):
     clip_scorer: str = ""
     """A CLIP model (folder or hub id of transformers' CLIPModel) that tells how well AltText, VeC and VeCap fit their pictures, on
     the quality page; by default none."""
+    dfn: str = ""
+    """The data-filtering network of `dfn_scores_S`: a CLIP model (a folder, a hub id in transformers' format, or
+    `hf-hub:owner/name` in open_clip's) or a trained arm of the scale such as `clip`; by default the scale's own."""
+    dfn_top: float = Field(default=0.3, gt=0, le=1)
+    """The share of the scored samples that is kept, those that fit best."""
+    dfn_least: float | None = Field(default=None, ge=-1, le=1)
+    """The least score that is kept, in place of a share."""
+    dfn_in_manifest: Literal["no", "scores", "keep"] = "no"
+    """What `manifest_S` does with the scores: nothing, have them as the column `dfn_score`, or keep by them as well."""
+    mixture: dict[str, float] = Field(default_factory=lambda: {"dfn_manifest": 1.0, "manifest": 1.0})
+    """What `dfn_mixture_S` mixes: JSON of weights by manifest, each one of the scale's (`dfn_manifest`, `manifest`) or the address
+    of another's JSON. 1 is every row once an epoch."""
     api_key: str = Field(default="", repr=False)
     """With engine `openai`: the servers' key, where they want one."""
     tensor_parallel: int = Field(default=1, ge=1)
@@ -126,12 +157,12 @@ class Settings(BaseModel):
     dagster_ui: str = "http://127.0.0.1:3000"
     """Where people open Dagster's pages, for links."""
 
-    @field_validator("allow_hosts", "gpus", "styles", mode="before")
+    @field_validator("allow_hosts", "gpus", "styles", "screen", "screen_against", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("thresholds", mode="before")
+    @field_validator("thresholds", "mixture", "screen_thresholds", mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
         return json.loads(value) if isinstance(value, str) else value

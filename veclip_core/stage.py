@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from veclip_core import storage
 from veclip_core.config import Config, digest_of
-from veclip_core.leases import POLL_S, Lease, holder
+from veclip_core.leases import POLL_S, Lease, holder, release_all
 from veclip_core.mendable import Mendable
 from veclip_core.samples import Grid, ShardKey
 from veclip_core.shards import ShardSet
@@ -258,8 +258,7 @@ def run_stage(
                 progress.finished(result.marker)
                 on_shard(result.key, result.marker)
         finally:
-            for lease in leases.values():
-                lease.release()
+            release_all(leases.values())
         left = [key for key in ready if key not in done and key not in failed]
         if left and not may_go_on():
             progress.close()

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 
@@ -23,13 +24,15 @@ from veclip_core.mendable import Mendable
 from veclip_core.processes import machine, process_started
 
 FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+OUT_OF_ORDER_ERRNOS = {errno.EBUSY, errno.EREMOTEIO}
+"""What s3fs makes of 503 and 500, after its own retries."""
 
 ABANDONED_S = 7 * 24 * 3600.0
 """A scratch folder that old belongs to no shard under way, whichever machine made it."""
 
 
 class StorageError(Mendable):
-    """The root can't be used: full, read-only, or not allowed. No retry mends it, so the run stops."""
+    """The root can't be used: full, read-only, not allowed, or out of reach for longer than its client tries. So the run stops."""
 
 
 @contextmanager
@@ -47,6 +50,33 @@ def fatal_errors_named(where: str) -> Iterator[None]:
                 f"{where}: can't be written ({error.strerror}). Set VECLIP_ROOT to a folder or bucket that can."
             ) from error
         raise
+
+
+@contextmanager
+def _object_store_named(uri: str) -> Iterator[None]:
+    """Turn what an object store's client raises when nobody answers, or we are refused, into one sentence.
+
+    What is not there stays a FileNotFoundError.
+    """
+    if is_local(uri):
+        yield
+        return
+    from botocore import exceptions as client
+
+    try:
+        yield
+    except (PermissionError, client.NoCredentialsError, client.PartialCredentialsError) as error:
+        raise StorageError(
+            f"{uri}: the object store refuses ({error}). Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and what"
+            " the bucket allows them."
+        ) from error
+    except (client.BotoCoreError, OSError) as error:
+        # A time-out of botocore's is an OSError too, without a number.
+        if not isinstance(error, client.BotoCoreError) and error.errno not in OUT_OF_ORDER_ERRNOS:
+            raise
+        raise StorageError(
+            f"{uri}: the object store does not answer ({error}). Run the same command again when it does: it resumes."
+        ) from error
 
 
 def join(base: str, *pieces: str) -> str:
@@ -73,6 +103,16 @@ def is_local(uri: str) -> bool:
     return "://" not in uri or uri.startswith("file://")
 
 
+def shown(uri: str) -> str:
+    """An address as others may read it: without a user's name, a password, or a query, which may be a signature."""
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri) if uri.startswith(("http://", "https://")) else None
+    scheme, _, rest = (urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")) if parts else uri).partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
 def local_path(uri: str) -> Path:
     return Path(filesystem(uri)[1])
 
@@ -80,17 +120,20 @@ def local_path(uri: str) -> Path:
 def open_read(uri: str) -> IO[bytes]:
     """A seekable binary file."""
     fs, path = filesystem(uri)
-    return fs.open(path, "rb")
+    with _object_store_named(uri):
+        return fs.open(path, "rb")
 
 
 def exists(uri: str) -> bool:
     fs, path = filesystem(uri)
-    return bool(fs.exists(path))
+    with _object_store_named(uri):
+        return bool(fs.exists(path))
 
 
 def read_bytes(uri: str) -> bytes:
     fs, path = filesystem(uri)
-    return bytes(fs.cat_file(path))
+    with _object_store_named(uri):
+        return bytes(fs.cat_file(path))
 
 
 def read_json(uri: str) -> Any:
@@ -104,7 +147,8 @@ def read_many(uris: Sequence[str]) -> dict[str, bytes]:
         return {}
     fs, _ = filesystem(uris[0])
     paths = {filesystem(uri)[1]: uri for uri in uris}
-    found = fs.cat(list(paths))
+    with _object_store_named(uris[0]):
+        found = fs.cat(list(paths))
     if isinstance(found, bytes):  # fsspec answers a list of one with the bare content
         found = {next(iter(paths)): found}
     return {paths[path]: content for path, content in found.items()}
@@ -114,7 +158,8 @@ def list_files(uri: str) -> list[str]:
     """Every file below a folder, as paths relative to it, sorted; empty where there is no folder."""
     fs, path = filesystem(uri)
     try:
-        found = fs.find(path)
+        with _object_store_named(uri):
+            found = fs.find(path)
     except FileNotFoundError:
         return []
     prefix = path.rstrip("/") + "/"
@@ -124,7 +169,7 @@ def list_files(uri: str) -> list[str]:
 def publish_file(source: Path, uri: str) -> None:
     """Put a finished local file at its final place, at once and whole; the local file is gone afterwards."""
     fs, path = filesystem(uri)
-    with fatal_errors_named(uri):
+    with fatal_errors_named(uri), _object_store_named(uri):
         if is_local(uri):
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,14 +188,14 @@ def move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = _beside(target)
-        shutil.copyfile(source, beside)
-        os.replace(beside, target)
+        temporary = beside(target)
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
         source.unlink()
 
 
-def _beside(target: Path) -> Path:
-    """A hidden name on the same disk, which says whose unfinished file it is."""
+def beside(target: Path) -> Path:
+    """A hidden name on the same disk, which says whose unfinished file or folder it is."""
     return target.with_name(f".{target.name}.{_owned()}{uuid.uuid4().hex}.tmp")
 
 
@@ -161,11 +206,11 @@ def _owned() -> str:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a small file whole."""
     fs, path = filesystem(uri)
-    with fatal_errors_named(uri):
+    with fatal_errors_named(uri), _object_store_named(uri):
         if is_local(uri):
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = _beside(target)
+            temporary = beside(target)
             try:
                 with open(temporary, "wb") as file:
                     file.write(data)
@@ -184,17 +229,21 @@ def write_json(uri: str, value: Any) -> None:
 
 
 def create_json(uri: str, value: Any) -> bool:
-    """Write a small JSON file only where none is; False when another was first."""
+    """Write a small JSON file only where none is; False when another one was first.
+
+    When the reply of a put is lost its client tries again, and is told that there is one: it may be its own. So what stands there
+    with this very content counts as written here, and a value that only one of several writers may create must tell them apart.
+    """
     fs, path = filesystem(uri)
     data = (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
-    with fatal_errors_named(uri):
+    with fatal_errors_named(uri), _object_store_named(uri):
         if is_local(uri):
             return _link_new(Path(path), data)
         try:
             fs.pipe_file(path, data, mode="create")
         except OSError as error:
             if isinstance(error, FileExistsError) or _is_precondition_failure(error):
-                return False
+                return bool(fs.exists(path)) and bytes(fs.cat_file(path)) == data
             raise
         return True
 
@@ -208,7 +257,7 @@ def _is_precondition_failure(error: OSError) -> bool:
 def _link_new(target: Path, data: bytes) -> bool:
     """Write beside, then hard-link: the name appears with its content or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target)
+    temporary = beside(target)
     try:
         temporary.write_bytes(data)
         os.link(temporary, target)
@@ -223,7 +272,8 @@ def delete(uri: str) -> None:
     """Remove one file; nothing where there is none."""
     fs, path = filesystem(uri)
     try:
-        fs.rm_file(path)
+        with _object_store_named(uri):
+            fs.rm_file(path)
     except FileNotFoundError:
         return
 
@@ -269,11 +319,15 @@ def remove_dead_scratch(root: str) -> int:
 
 
 def remove_dead_temporaries(uri: str) -> None:
-    """Remove the unfinished files that killed processes left beside finished ones; an object store has none."""
+    """Remove the unfinished files and folders that killed processes left beside finished ones; an object store has none."""
     folder = local_path(uri) if is_local(uri) else None
-    for path in folder.rglob(".*~*~*.tmp") if folder and folder.is_dir() else ():
+    for path in list(folder.rglob(".*~*~*.tmp")) if folder and folder.is_dir() else ():
         before, owner, _ = path.name.rsplit("~", 2)
-        if _is_left(path, here=before.endswith(f".{machine()}"), owner=int(owner)):
+        if not _is_left(path, here=before.endswith(f".{machine()}"), owner=int(owner)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

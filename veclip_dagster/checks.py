@@ -4,20 +4,25 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from veclip_core.samples import BLOCKED
 from veclip_core.stage_report import StageReport
 
 MIN_SUCCESS_RATE = 0.5
 """Below this a crawl is stopped before money is spent on captions: web lists lose 30 to 40 percent of their links in years."""
+
+MAX_BLOCKED = 0.5
+"""Above this a list, a threshold or a model is wrong, and captioning what is left would be money for the wrong data."""
 
 DESCRIPTIONS = {
     "counts_add_up": "Rows in = rows ok + errors by reason, at every stage.",
     "some_rows_ok": "At least one row came through.",
     "success_rate": f"At least {MIN_SUCCESS_RATE:.0%} of the URLs gave a picture.",
     "no_shard_set_aside": "No shard kept failing.",
+    "most_pictures_pass": f"Screening blocks at most {MAX_BLOCKED:.0%} of the pictures.",
     "llm_wrote_some": "The language model wrote at least one kept caption.",
     "ids_unique": "Every sample_id stands once.",
 }
-BLOCKING = {"counts_add_up", "some_rows_ok", "success_rate", "ids_unique"}
+BLOCKING = {"counts_add_up", "some_rows_ok", "success_rate", "ids_unique", "most_pictures_pass"}
 
 
 def specs(asset: str, *names: str) -> list[dg.AssetCheckSpec]:
@@ -28,7 +33,11 @@ def specs(asset: str, *names: str) -> list[dg.AssetCheckSpec]:
 
 
 def of_stage(
-    *reports: StageReport, success_rate: bool = False, unique: bool = False, llm_share: float | None = None
+    *reports: StageReport,
+    success_rate: bool = False,
+    unique: bool = False,
+    llm_share: float | None = None,
+    set_aside: bool = False,
 ) -> list[dg.AssetCheckResult]:
     """Results for the specs of one asset, from the reports of its stages."""
     last = reports[-1]
@@ -44,10 +53,20 @@ def of_stage(
         distinct = int(last.extra.get("distinct_ids", -1))
         results.append(_result("ids_unique", distinct == last.rows_ok, {"distinct": distinct, "rows": last.rows_ok}))
     else:
-        results += _set_aside(reports, needed=success_rate or llm_share is not None)
+        results += _set_aside(reports, needed=set_aside or success_rate or llm_share is not None)
     if llm_share is not None:
         results.append(_result("llm_wrote_some", llm_share > 0, {"share": llm_share}, dg.AssetCheckSeverity.WARN))
     return results
+
+
+def of_screening(look: StageReport, screen: StageReport) -> list[dg.AssetCheckResult]:
+    """Results for the specs of `screen_S`."""
+    blocked = sum(count for reason, count in screen.errors.items() if reason in BLOCKED)
+    share = blocked / screen.rows_in if screen.rows_in else 0.0
+    return [
+        *of_stage(look, screen, set_aside=True),
+        _result("most_pictures_pass", share <= MAX_BLOCKED, {"blocked_share": share, "blocked": blocked}),
+    ]
 
 
 def _set_aside(reports: Sequence[StageReport], needed: bool) -> list[dg.AssetCheckResult]:

@@ -13,11 +13,12 @@ from veclip_core.pipeline import engines, quality
 from veclip_core.pipeline.budget import Limit
 from veclip_core.pipeline.captions import make_captions, make_styles
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.filtering import scores_wanted
 from veclip_core.pipeline.lineage import tracked_stages
 from veclip_core.pipeline.manifests import make_manifest
 from veclip_core.samples import PartRange, ShardKey
 from veclip_core.scales import Scale
-from veclip_core.settings import SettingsError
+from veclip_core.settings import Settings, SettingsError
 from veclip_core.shards import ShardSet, read_current
 from veclip_core.stage_report import StageReport
 from veclip_dagster import checks, metadata
@@ -77,9 +78,12 @@ def chain_of(
     return Chain(veclip.settings(), scale, on_part=on_part)
 
 
-def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+def data_assets(
+    scale: Scale, settings: Settings, code_versions: Mapping[str, str]
+) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The four data assets of a scale and their part grids."""
     s = scale.name
+    screened = [f"screen_{s}"] if "screen" in code_versions else []
     parts = dg.StaticPartitionsDefinition([ShardKey(part, 0).part_name for part in range(scale.parts)])
 
     @dg.asset(
@@ -122,7 +126,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
 
     @dg.asset(
         name=f"vecap_{s}",
-        deps=[f"shards_{s}"],
+        deps=[f"shards_{s}", *screened],
         group_name=f"scale_{s}",
         kinds={"pytorch", "huggingface"},
         owners=["team:data"],
@@ -184,7 +188,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
 
     @dg.asset(
         name=f"manifest_{s}",
-        deps=[f"vecap_{s}"],
+        deps=[f"vecap_{s}", *screened, *([f"dfn_scores_{s}"] if scores_wanted(scale, settings) else [])],
         group_name=f"scale_{s}",
         kinds={"python", "parquet"},
         owners=["team:data"],
@@ -198,8 +202,7 @@ def data_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asset
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"manifest_{s}", grid_of_parts="mix")
             report, uri = make_manifest(chain, config.parts)
-        numbers = {**metadata.of_stage(report), "manifest": dg.MetadataValue.text(uri)}
-        return result_of_stage(report, numbers, checks.of_stage(report, unique=True))
+        return result_of_stage(report, metadata.of_manifest(report, uri), checks.of_stage(report, unique=True))
 
     grids = [
         dg.AssetSpec(

@@ -29,6 +29,15 @@ defs = dg.Definitions(
     ]
     + [
         dg.define_asset_job(
+            f"dfn_{scale}",
+            selection=dg.AssetSelection.groups(f"dfn_{scale}").materializable(),
+            description=f"Scale {scale} filtered by a network, alone and mixed with its own captions, and a model of each.",
+        )
+        for scale in SCALES
+        if scale != "own"
+    ]
+    + [
+        dg.define_asset_job(
             "experiment_sample",
             selection=dg.AssetSelection.groups("experiment_sample").materializable(),
             description="Every arm and seed of the sample's comparison, and its report; finished work is not done again.",

@@ -13,7 +13,7 @@ from veclip_core.pipeline.evaluation import make_report
 from veclip_core.pipeline.lineage import tracked_stages
 from veclip_core.pipeline.manifests import make_control_manifest
 from veclip_core.pipeline.side_by_side import Training, train_side_by_side
-from veclip_core.pipeline.training import Trained
+from veclip_core.pipeline.trained import Trained
 from veclip_core.scales import Scale
 from veclip_core.training.arms import ARMS, EXPERIMENT
 from veclip_dagster import checks, metadata
@@ -95,8 +95,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"manifest_control_{s}")
             report, uri = make_control_manifest(chain)
-        numbers = {**metadata.of_stage(report), "manifest": dg.MetadataValue.text(uri)}
-        return result_of_stage(report, numbers, checks.of_stage(report, unique=True))
+        return result_of_stage(report, metadata.of_manifest(report, uri), checks.of_stage(report, unique=True))
 
     @dg.asset(
         name=f"arms_{s}",

@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from veclip_core import storage
+from veclip_core.pipeline.data_card import card_address
 from veclip_core.stage_report import StageReport
 
 
@@ -20,6 +22,12 @@ def of_stage(report: StageReport) -> dict[str, dg.MetadataValue]:
         metadata[f"{report.stage}/errors"] = counts_table(report.errors, "reason")
         metadata[f"{report.stage}/errors_plot"] = bars(report.errors, f"{report.stage}: rows by error")
     return metadata
+
+
+def of_manifest(report: StageReport, uri: str) -> dict[str, dg.MetadataValue]:
+    """A manifest's numbers, its JSON, and its data card to read."""
+    card = storage.read_bytes(card_address(uri)).decode()
+    return {**of_stage(report), "manifest": dg.MetadataValue.text(uri), "data_card": dg.MetadataValue.md(card)}
 
 
 def number(value: float) -> dg.MetadataValue:

@@ -46,11 +46,14 @@ class EvaluateConfig(dg.Config):
 def model_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.AssetsDefinition]:
     """The two trainings of a scale and the report that compares them."""
     s = scale.name
-    clip = _training(
-        scale, "clip", "The paper's baseline: the same recipe and pictures, AltText only.", code_versions["clip"]
-    )
-    about = "VeCLIP: at each step one of {AltText, VeCap} a sample."
-    veclip_arm = _training(scale, "veclip", about, code_versions["veclip"])
+    about = {
+        "clip": "The paper's baseline: the same recipe and pictures, AltText only.",
+        "veclip": "VeCLIP: at each step one of {AltText, VeCap} a sample.",
+    }
+    trainings = [
+        training_asset(scale, arm, description, code_versions[arm], f"manifest_{s}", f"scale_{s}")
+        for arm, description in about.items()
+    ]
 
     @dg.asset(
         name=f"eval_report_{s}",
@@ -69,16 +72,19 @@ def model_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg.Asse
             made = make_report(chain, replace(FIRST_LOOK, seeds=tuple(config.seeds)))
         return result_of_report(made, chain.settings)
 
-    return [clip, veclip_arm, eval_report]
+    return [*trainings, eval_report]
 
 
-def _training(scale: Scale, arm: str, description: str, code_version: str) -> dg.AssetsDefinition:
+def training_asset(
+    scale: Scale, arm: str, description: str, code_version: str, manifest: str, group: str
+) -> dg.AssetsDefinition:
+    """The training of one arm, on what the asset `manifest` made."""
     name = f"{arm}_{scale.name}"
 
     @dg.asset(
         name=name,
-        deps=[f"manifest_{scale.name}"],
-        group_name=f"scale_{scale.name}",
+        deps=[manifest],
+        group_name=group,
         kinds={"pytorch", "mlflow"},
         owners=["team:research"],
         pool="gpu",

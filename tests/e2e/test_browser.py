@@ -1,45 +1,20 @@
 """What people see, in a real headless Chromium: Dagster's UI and MLflow's."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import FOREIGN, PROJECT, Deployment
-from tests.object_store import free_port
+from tests.conftest import Deployment
+from tests.e2e.browser import CHROMIUM, Ui, opened_page, serving
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-STARTS_WITHIN_S = 180
 RUN_WITHIN_S = 300
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium: apt-get install chromium")
-
-
-@dataclass(frozen=True)
-class Ui:
-    dagster: str
-    mlflow: str
-    deployment: Deployment
-
-    def ask(self, query: str) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"{self.dagster}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return dict(json.loads(answer.read())["data"])
 
 
 @pytest.fixture(scope="module")
@@ -52,60 +27,14 @@ def ui(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iter
         arguments = ("--rows", "30") if asset == "raw_urls" else ()
         done = own.run("veclip", "run", asset, *arguments)
         assert done.returncode == 0, done.stdout[-3000:]
-    dagster_port, mlflow_port = free_port(), free_port()
-    log = own.root / "ui.log"
-    with open(log, "wb") as output:
-        server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "veclip_dagster.ui",
-                f"--dagster-port={dagster_port}",
-                f"--mlflow-port={mlflow_port}",
-            ],
-            cwd=PROJECT,
-            env={**FOREIGN, **own.environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        running = Ui(f"http://127.0.0.1:{dagster_port}", f"http://127.0.0.1:{mlflow_port}", own)
-        try:
-            for address in (f"{running.dagster}/server_info", f"{running.mlflow}/health"):
-                _wait_for(address, server, log)
-            yield running
-        finally:
-            server.terminate()
-            try:
-                server.wait(40)
-            finally:
-                if server.poll() is None:
-                    os.killpg(server.pid, signal.SIGKILL)
-
-
-def _wait_for(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    until = time.monotonic() + STARTS_WITHIN_S
-    while time.monotonic() < until:
-        assert server.poll() is None, log.read_text()[-4000:]
-        try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"{address} does not answer:\n{log.read_text()[-4000:]}")
+    with serving(own) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1500, "height": 1000})
-        opened.set_default_timeout(60_000)
+    with opened_page() as opened:
         yield opened
-        browser.close()
 
 
 def test_an_asset_is_materialised_and_shows_captions_with_pictures(ui: Ui, page: Any, tmp_path: Path) -> None:

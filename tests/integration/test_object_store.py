@@ -2,28 +2,18 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.object_store import BUCKET, ObjectStore, object_store
+from tests.object_store import BUCKET, ObjectStore
 from veclip_core import storage
 from veclip_core.leases import Lease
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with object_store(tmp_path_factory.mktemp("seaweed")) as running, pytest.MonkeyPatch.context() as patch:
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
-        yield running
 
 
 def data_files(root: str) -> dict[str, bytes]:
@@ -100,13 +90,8 @@ def test_what_runs_print_is_kept_in_the_bucket(
     def speaks(context: dg.AssetExecutionContext) -> None:
         context.log.info("hello from an asset")
 
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-            assert dg.materialize([speaks], instance=instance).success
-    finally:
-        # Dagster gives SIGTERM what SIGINT has: ignored, in a background job, and then by every process started after this.
-        signal.signal(signal.SIGTERM, handler)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert dg.materialize([speaks], instance=instance).success
     logs = f"{store.root}/dagster-logs"
     kept = b"".join(storage.read_bytes(storage.join(logs, name)) for name in storage.list_files(logs))
     assert b"hello from an asset" in kept

@@ -118,7 +118,7 @@ def test_a_killed_driver_leaves_what_is_done_and_no_worker(cluster: Any, log: Pa
 def test_a_node_that_dies_takes_no_shard_along_and_one_that_joins_helps(log: Path, tmp_path: Path):
     with cluster_of(2, VECLIP_TEST_MADE=str(log)) as growing, ThreadPoolExecutor(1) as beside:
         executor = RayExecutor(growing.address, workers=4)
-        run = beside.submit(run_both, str(tmp_path), SquaresConfig(seconds=5), executor=executor)
+        run = beside.submit(run_both, str(tmp_path), SquaresConfig(seconds=10), executor=executor)
         end = time.monotonic() + 60
         while len({node for _, _, node in made(log)}) < 2:
             assert time.monotonic() < end, "the second machine does not take part: the test shows nothing"

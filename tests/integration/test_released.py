@@ -1,19 +1,15 @@
 """The chain from a list and released captions to a manifest: no model at all; and parts by number, which count later."""
 
-import io
 import json
 import shutil
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.picture_server import picture_server
 from veclip_core.download.seal import add_member
 from veclip_core.pipeline.captions import make_captions
 from veclip_core.pipeline.data import Chain
@@ -37,30 +33,16 @@ PICTURES = 24
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            number = self.path.removeprefix("/").removesuffix(".png")
-            buffer = io.BytesIO()
-            if number.isdecimal():
-                pixels = np.random.default_rng(int(number)).integers(0, 256, (40, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(buffer, "PNG")
-            self.send_response(200 if buffer.tell() else 404)
-            self.send_header("Content-Length", str(buffer.tell()))
-            self.end_headers()
-            self.wfile.write(buffer.getvalue())
-
-        def log_message(self, *_: Any) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with picture_server() as served:
+        yield served.origin
 
 
 @pytest.fixture
 def settings(origin: str, tmp_path: Path) -> Settings:
+    return settings_in(tmp_path, origin)
+
+
+def settings_in(tmp_path: Path, origin: str) -> Settings:
     """AltTexts of most pictures, captions of most pictures, two of them no captions to train on."""
     alts = [f"http://{origin}/{n}.png,picture {n}" for n in range(PICTURES - 2)]
     (tmp_path / "alts.csv").write_text("\n".join(["url,alt", *alts]))

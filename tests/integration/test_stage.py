@@ -207,7 +207,7 @@ def test_unfinished_files_go_when_their_writer_is_dead(tmp_path: Path) -> None:
     died = subprocess.run([sys.executable, "-c", code, str(target)], cwd=Path(__file__).parents[2], check=False)
     assert died.returncode == -9
     (left,) = tmp_path.rglob("*.tmp")
-    mine = storage._beside(target)
+    mine = storage.beside(target)
     mine.write_text("{}")
     storage.remove_dead_temporaries(str(tmp_path))
     assert list(tmp_path.rglob("*.tmp")) == [mine], "what is being written stays"

@@ -18,7 +18,8 @@ from veclip_core.mixing.choose import CONTROL
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import require_comparable
 from veclip_core.pipeline.side_by_side import Training, TrainingsFailed, train_side_by_side
-from veclip_core.pipeline.training import Trained, manifest_table, recipe_of, train_arm, trained
+from veclip_core.pipeline.trained import Trained, trained
+from veclip_core.pipeline.training import manifest_table, recipe_of, train_arm
 from veclip_core.samples import ShardKey
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings

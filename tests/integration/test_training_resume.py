@@ -11,8 +11,8 @@ from tests.integration.training_process import MANIFEST, run
 from tests.unit.training_world import TINY, write_world
 from veclip_core.tracking import client_for, initialise
 from veclip_core.training import checkpoint as checkpoints
-from veclip_core.training.data import load_manifest
 from veclip_core.training.loop import train
+from veclip_core.training.manifest_table import load_manifest
 from veclip_core.training.report import Runtime
 
 

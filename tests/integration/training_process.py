@@ -10,8 +10,8 @@ from typing import Any
 from tests.unit.training_world import TINY
 from veclip_core import storage
 from veclip_core.tracking import MlflowTracker, NoTracker
-from veclip_core.training.data import load_manifest
 from veclip_core.training.loop import train
+from veclip_core.training.manifest_table import load_manifest
 from veclip_core.training.report import Runtime
 
 MANIFEST = ["mix/00000.parquet", "mix/00001.parquet"]

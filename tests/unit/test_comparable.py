@@ -9,7 +9,7 @@ from veclip_core import storage
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import require_comparable, require_current
 from veclip_core.pipeline.manifests import make_control_manifest
-from veclip_core.pipeline.training import Trained
+from veclip_core.pipeline.trained import Trained
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, promote

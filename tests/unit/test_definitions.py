@@ -5,11 +5,16 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from veclip_core.pipeline.versions import code_versions
 from veclip_core.scales import SCALES
+from veclip_core.settings import Settings, SettingsError
 from veclip_core.stage_report import StageReport
 from veclip_core.training.arms import EXPERIMENT
+from veclip_dagster import checks
 from veclip_dagster.data_assets import digest_with_styles
 from veclip_dagster.definitions import defs
+from veclip_dagster.resources import VeclipResource
+from veclip_dagster.scale_assets import scale_assets
 
 EDGES = {
     "shards": {"raw_urls"},
@@ -76,7 +81,98 @@ def test_every_data_asset_is_checked(graph: Any) -> None:
 
 def test_each_scale_has_a_job() -> None:
     jobs = {job.name for job in defs.resolve_all_job_defs()}
-    assert {*(f"chain_{scale}" for scale in SCALES), "experiment_sample"} <= jobs
+    filtered = {f"dfn_{scale}" for scale in SCALES if scale != "own"}
+    assert {*(f"chain_{scale}" for scale in SCALES), *filtered, "experiment_sample"} <= jobs
+
+
+def test_screening_is_there_when_it_is_asked_for_and_stands_before_the_captions() -> None:
+    def edges(**settings: Any) -> dict[str, set[str]]:
+        made = scale_assets(SCALES["3m"], Settings(**settings))
+        assets = dg.Definitions(made, resources={"veclip": VeclipResource()}).resolve_asset_graph()
+        nodes = {
+            name: assets.get(dg.AssetKey(f"{name}_3m"))
+            for name in ("screen", *DATA)
+            if assets.has(dg.AssetKey(f"{name}_3m"))
+        }
+        return {name: {key.to_user_string() for key in node.parent_keys} for name, node in nodes.items()}
+
+    assert "screen" not in edges()
+    screened = edges(screen=("duplicates",))
+    assert screened["screen"] == {"shards_3m"}
+    assert screened["vecap"] == {"shards_3m", "screen_3m"}
+    assert screened["manifest"] == {"vecap_3m", "screen_3m"}
+    plain, asked, stricter = (
+        code_versions(SCALES["3m"], Settings(**given))
+        for given in (
+            {},
+            {"screen": ("duplicates",)},
+            {"screen": ("duplicates",), "screen_thresholds": {"min_quality": 80}},
+        )
+    )
+    assert asked.pop("screen") != stricter.pop("screen")
+    assert plain == asked == stricter, "what is screened changes no other asset's version"
+
+
+def parents(settings: Settings, scale: str = "3m") -> dict[str, set[str]]:
+    """Each asset of a scale to the names, without the scale's, of what it is made from."""
+    made = scale_assets(SCALES[scale], settings)
+    graph = dg.Definitions(made, resources={"veclip": VeclipResource()}).resolve_asset_graph()
+    return {
+        key.to_user_string().removesuffix(f"_{scale}"): {
+            parent.to_user_string().removesuffix(f"_{scale}") for parent in graph.get(key).parent_keys
+        }
+        for key in graph.get_all_asset_keys()
+    }
+
+
+def test_what_is_filtered_and_mixed_knows_what_it_is_made_from() -> None:
+    plain = parents(Settings())
+    expected = {
+        "dfn_scores": {"shards"},
+        "dfn_manifest": {"dfn_scores"},
+        "dfn_mixture": {"dfn_manifest", "manifest"},
+        "dfn_clip": {"dfn_manifest"},
+        "dfn_veclip": {"dfn_mixture"},
+    }
+    assert {name: plain[name] for name in expected} == expected
+    assert plain["manifest"] == {"vecap"}
+    assert parents(Settings(dfn_in_manifest="keep"))["manifest"] == {"vecap", "dfn_scores"}
+    screened = parents(Settings(screen=("duplicates",)))
+    assert screened["dfn_scores"] == {"shards", "screen"}
+    assert screened["dfn_manifest"] == {"dfn_scores", "screen"}
+    elsewhere = parents(Settings(mixture={"s3://bucket/a.manifest.json": 1.0, "manifest": 2.0}))
+    assert elsewhere["dfn_mixture"] == {"manifest"}
+
+
+def test_an_arm_filters_where_that_is_no_circle() -> None:
+    assert parents(Settings(dfn="veclip"))["dfn_scores"] == {"shards", "veclip"}
+    assert parents(Settings(dfn="clip", dfn_in_manifest="keep"))["manifest"] == {"vecap"}
+    assert parents(Settings(dfn_in_manifest="keep"), "own")["manifest"] == {"vecap"}
+    for arm in ("dfn_clip", "dfn_veclip", "vecap_only", "control"):
+        with pytest.raises(SettingsError, match="only clip and veclip can filter"):
+            parents(Settings(dfn=arm))
+
+
+def test_what_is_kept_changes_the_versions_of_what_is_filtered_alone() -> None:
+    def versions(**given: Any) -> dict[str, str]:
+        return code_versions(SCALES["3m"], Settings(**given))
+
+    plain, fewer = versions(), versions(dfn_top=0.1)
+    assert {name for name in plain if plain[name] != fewer[name]} == {"dfn_manifest"}
+    kept, kept_fewer = versions(dfn_in_manifest="keep"), versions(dfn_in_manifest="keep", dfn_top=0.1)
+    assert {name for name in kept if kept[name] != kept_fewer[name]} == {"dfn_manifest", "manifest"}
+
+
+def test_a_list_of_which_most_is_blocked_stops_the_chain() -> None:
+    def passed(**errors: int) -> dict[str | None, bool]:
+        ok = 100 - sum(errors.values())
+        report = StageReport("screen", "t", "i", "", "d", 1, 1, 1, 0, 100, ok, 0, errors, {}, 0, 1.0, 1.0, False)
+        return {result.check_name: result.passed for result in checks.of_screening(report, report)}
+
+    assert passed(near_duplicate=30, nsfw=20)["most_pictures_pass"]
+    assert not passed(near_duplicate=30, nsfw=21)["most_pictures_pass"]
+    assert passed(undecodable=60)["most_pictures_pass"], "what can't be opened is no verdict"
+    assert "most_pictures_pass" in checks.BLOCKING
 
 
 def report_of(digest: str) -> StageReport:

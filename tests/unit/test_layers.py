@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "vllm", "mlflow", "img2dataset", "cv2", "open_clip", "matplotlib", "sklearn")
+HEAVY = ("torch", "transformers", "vllm", "mlflow", "img2dataset", "cv2", "open_clip", "matplotlib", "sklearn", "faiss")
 
 
 def imported_modules(file: Path) -> set[str]:

@@ -1,7 +1,13 @@
 """URL lists of every layout and with every fault become shards whose rows add up."""
 
+import bz2
 import gzip
 import json
+import lzma
+import random
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -176,6 +182,113 @@ def test_an_unknown_layout_is_one_error_that_says_what_to_do(tmp_path: Path) -> 
         scanned(tmp_path / "odd.parquet", tmp_path / "work", url_column="nowhere")
 
 
+def test_a_zst_that_unpacks_to_gigabytes_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.csv.zst"
+    writer = zstandard.ZstdCompressor().compressobj()
+    with open(bomb, "wb") as file:
+        for _ in range(256):
+            file.write(writer.compress(bytes(1 << 20)))
+        file.write(writer.flush())
+    assert bomb.stat().st_size < 100_000
+    code = (
+        "import resource; from veclip_core.sources.compressed import open_list\n"
+        f"with open_list({str(bomb)!r}) as file:\n"
+        "    file.read(10)\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "    while file.read(1 << 20):\n"
+        "        pass\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(grown.stdout) < 50, "MB"
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+def test_a_compressed_list_that_is_damaged_is_no_shorter_list(tmp_path: Path, suffix: str) -> None:
+    compress = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.compress}[suffix]
+    one = compress(write_csv(tmp_path / "list.csv").read_bytes())
+    damaged = bytearray(one)
+    damaged[len(one) // 2 : len(one) // 2 + 20] = bytes(20)
+    for number, broken in enumerate((one[: len(one) // 2], one[:-5], one + one[: len(one) // 2], bytes(damaged))):
+        (tmp_path / f"broken-{number}.csv.{suffix}").write_bytes(broken)
+        with pytest.raises(ListError, match="fetch it again"):
+            scanned(tmp_path / f"broken-{number}.csv.{suffix}", tmp_path / "work")
+    (tmp_path / f"twice.csv.{suffix}").write_bytes(one + one)
+    assert scanned(tmp_path / f"twice.csv.{suffix}", tmp_path / "work").rows == 2 * len(ROWS) + 1, "and its header"
+
+
+def test_a_parquet_list_cut_or_damaged_in_the_middle_is_no_shorter_list(tmp_path: Path) -> None:
+    urls, alts = (list(column) for column in zip(*ROWS, strict=True))
+    pq.write_table(pa.table({"url": urls, "text": alts}), tmp_path / "whole.parquet", row_group_size=200)
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 : len(whole) // 2 + 1_000] = bytes(1_000)
+    for name, broken in (("cut", whole[: len(whole) // 2]), ("damaged", bytes(damaged)), ("empty", b"")):
+        (tmp_path / f"{name}.parquet").write_bytes(broken)
+        with pytest.raises(ListError, match="fetch it again"):
+            scanned(tmp_path / f"{name}.parquet", tmp_path / "work")
+        assert not list((tmp_path / "work").glob(".*")), "nothing is left of it"
+
+
+def test_bad_utf_8_costs_no_row(tmp_path: Path) -> None:
+    def raw(*cells: bytes) -> pa.Array:
+        """A column of strings as parquet writers that do not look at them make it."""
+        return pa.array(cells, pa.binary()).view(pa.string())
+
+    urls = raw(b"http://a.example/\xff", b"http://a.example/2", b"http://a.example/3")
+    texts = raw(b"caf\xe9", "\u6e2f".encode(), b"three")
+    pq.write_table(pa.table({"url": urls, "text": texts}), tmp_path / "list.parquet")
+    pq.write_table(pa.table({"url": urls, "text": texts.dictionary_encode()}), tmp_path / "dictionary.parquet")
+    lines = [b'{"url": "http://a.example/\xff", "text": "caf\xe9"}', '{"url": "http://a.example/2", "text": "\u6e2f"}'.encode(),
+             b'{"url": "http://a.example/3", "text": "three"}']  # fmt: skip
+    (tmp_path / "list.jsonl").write_bytes(b"\n".join(lines))
+    (tmp_path / "list.tsv").write_bytes(
+        b"url\ttext\nhttp://a.example/\xff\tcaf\xe9\nhttp://a.example/2\t\xe6\xb8\xaf\nhttp://a.example/3\tthree\n"
+    )
+    for name in ("list.parquet", "dictionary.parquet", "list.jsonl", "list.tsv"):
+        rows, _, _ = shards(scanned(tmp_path / name, tmp_path / "work" / name), tmp_path / "out" / name)
+        assert {row["url"]: row["alt_text"] for row in rows} == {
+            "http://a.example/%EF%BF%BD": "caf\N{REPLACEMENT CHARACTER}",
+            "http://a.example/2": "\u6e2f",
+            "http://a.example/3": "three",
+        }, name
+
+
+def test_ten_megabytes_in_a_cell_are_one_row(tmp_path: Path) -> None:
+    """Cut to what an AltText may have, or refused with the row; its neighbours stay."""
+    rows = [(f"http://a.example/{n}", "x" * 10_000_000 if n == 1 else "short") for n in range(3)]
+    urls, alts = (list(column) for column in zip(*rows, strict=True))
+    pq.write_table(pa.table({"url": urls, "text": alts}), tmp_path / "list.parquet")
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps({"url": url, "text": alt}) + "\n" for url, alt in rows))
+    (tmp_path / "list.tsv").write_text("".join(f"{url}\t{alt}\n" for url, alt in rows))
+    (tmp_path / "list.csv").write_text("".join(f"{url},{alt}\n" for url, alt in rows))
+    (tmp_path / "list.json").write_text(json.dumps(dict(rows)))
+    pq.write_table(
+        pa.table({"url": [urls[0], urls[1] + alts[1], urls[2]], "text": ["a"] * 3}), tmp_path / "url.parquet"
+    )
+    errors = {"list.tsv": {"malformed_row": 1}, "list.csv": {"malformed_row": 1}, "url.parquet": {"url_too_long": 1}}
+    for name in ("list.parquet", "list.jsonl", "list.json", *errors):
+        made, counts, _ = shards(scanned(tmp_path / name, tmp_path / "work" / name), tmp_path / "out" / name)
+        assert Counter(row["error"] for row in made if row["error"]) == errors.get(name, {}), name
+        assert sum(count.rows_in for count in counts) == 3
+        longest = max(
+            len(text or "") for row in made for text in (row["url"], row["alt_text"], row["released_caption"])
+        )
+        assert longest <= 4_096, name
+
+
+def test_columns_of_another_type_are_texts_or_rows_without_a_url(tmp_path: Path) -> None:
+    urls = [f"http://a.example/{n}" for n in range(2)]
+    pq.write_table(pa.table({"url": [1, 2], "text": ["a", "b"]}), tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"url": [{"a": url} for url in urls], "text": ["a", "b"]}), tmp_path / "structs.parquet")
+    pq.write_table(pa.table({"url": urls, "text": [["a", "b"], None]}), tmp_path / "lists.parquet")
+    for name in ("numbers.parquet", "structs.parquet"):
+        rows, _, _ = shards(scanned(tmp_path / name, tmp_path / "work" / name), tmp_path / "out" / name)
+        assert [row["error"] for row in rows] == ["malformed_row"] * 2
+    rows, _, _ = shards(scanned(tmp_path / "lists.parquet", tmp_path / "work"), tmp_path / "out")
+    assert {row["url"]: row["alt_text"] for row in rows} == {urls[0]: '["a", "b"]', urls[1]: ""}
+
+
 def test_lists_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(ListError, match="No URL list at"):
         scanned(tmp_path / "missing.csv", tmp_path / "work")
@@ -275,3 +388,18 @@ def test_a_blocked_domain_is_an_error_and_another_list(tmp_path: Path) -> None:
         read_blocklist(str(tmp_path / "odd.txt"))
     with pytest.raises(BlocklistError, match="VECLIP_BLOCKED_DOMAINS"):
         read_blocklist(str(tmp_path / "none.txt"))
+
+
+def test_a_list_in_another_order_is_the_same_list(tmp_path: Path) -> None:
+    """Also where rows differ in no more than their captions, or not at all."""
+    rows = [{"url": url, "alt": alt, "released_caption": f"{number} of them"} for number, (url, alt) in enumerate(ROWS)]
+    rows += [{**row, "released_caption": "another"} for row in rows[:300]] + rows[:50]
+    made = []
+    for name in ("in-order", "shuffled"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = scanned(tmp_path / f"{name}.jsonl", tmp_path / "work")
+        made.append((found.digest, found.grid, shards(found, tmp_path / name)[0]))
+        random.Random(0).shuffle(rows)
+    assert made[0] == made[1]
+    (tmp_path / "once.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    assert scanned(tmp_path / "once.jsonl", tmp_path / "work").digest != made[0][0], "a row less is another list"

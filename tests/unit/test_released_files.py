@@ -3,6 +3,8 @@
 import hashlib
 import json
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -215,3 +217,46 @@ def test_lists_and_files_that_are_not_there(server: Server, tmp_path: Path) -> N
         listed.write_text(text)
         with pytest.raises(FetchError, match="an address a line"):
             read_list(str(listed))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from veclip_core import storage
+from veclip_core.sources import released_files
+
+url, folder, partial, dies = sys.argv[1:]
+released_files.BLOCK_BYTES = 50_000
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if dies == "before_marker":
+    write_json = storage.write_json
+    storage.write_json = lambda uri, value: die() if ".fetched/" in uri else write_json(uri, value)
+on_bytes = lambda name, done, whole: done >= 200_000 and dies == "reading" and die()
+print(released_files.fetch_all([released_files.Wanted(url)], folder, Path(partial), on_bytes)[0].sha256)
+"""
+
+
+def test_a_killed_fetch_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    def run(dies: str) -> "subprocess.CompletedProcess[str]":
+        arguments = [server.url("captions-00.json"), str(tmp_path / "files"), str(tmp_path / "partial"), dies]
+        command = [sys.executable, "-c", KILLED, *arguments]
+        return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+
+    assert run("reading").returncode == -9
+    assert not list(tmp_path.glob("files/*")), "no half of a file under its name"
+    part = (tmp_path / "partial" / "captions-00.json.part").stat().st_size
+    assert part >= 150_000, "the last block may still have been in memory"
+    server.served, server.asked = 0, []
+    assert run("before_marker").returncode == -9
+    assert server.asked[0] == f"bytes={part}-{part + 49_999}"
+    assert server.served == SIZE - part
+    done = run("")
+    assert done.stdout.strip() == hashlib.sha256(server.files["captions-00.json"]).hexdigest(), done.stderr
+    assert (tmp_path / "files" / "captions-00.json").read_bytes() == server.files["captions-00.json"]
+    assert not list((tmp_path / "partial").glob("*.part"))
+    served = server.served
+    assert run("").stdout == done.stdout
+    assert server.served == served, "nothing is done twice"

@@ -234,3 +234,33 @@ def test_either_agreement_alone_or_both_make_a_copy() -> None:
     assert found(0.7, 30.0)
     assert not found(0.7, 60.0)
     assert not found(5.0, 30.0)
+
+
+def dense_rule(pictures: Looks, of: Looks, config: NearDuplicateConfig) -> np.ndarray:
+    """The rule over all pairs at once, as the module's docstring states it."""
+
+    def directions(features: np.ndarray) -> np.ndarray:
+        centred = features - of.features.mean(axis=0)
+        return centred / np.linalg.norm(centred, axis=1, keepdims=True)
+
+    cosine_NM = directions(pictures.features) @ directions(of.features).T
+    rms_NM = np.sqrt(((pictures.thumbnails[:, None] - of.thumbnails[None]) ** 2).mean(axis=2))
+    both = (cosine_NM > config.both_cosine) & (rms_NM < config.both_rms)
+    copy_NM = both | (cosine_NM > config.cosine_alone) | (rms_NM < config.rms_alone)
+    return np.where(copy_NM.any(axis=1), np.where(copy_NM, cosine_NM, -np.inf).argmax(axis=1), -1)
+
+
+def test_the_search_finds_what_comparing_every_pair_finds() -> None:
+    generator = np.random.default_rng(1)
+    theirs = Looks(
+        generator.normal(size=(400, 64)).astype(np.float32), generator.uniform(0, 255, (400, 48)).astype(np.float32)
+    )
+    source = generator.integers(0, 400, 600)
+    noise, shift = generator.uniform(0, 3, (600, 1)), generator.uniform(0, 80, (600, 1))
+    ours = Looks(
+        (theirs.features[source] + noise * generator.normal(size=(600, 64))).astype(np.float32),
+        (theirs.thumbnails[source] + shift * generator.choice([-1, 1], (600, 48))).astype(np.float32),
+    )
+    wanted = dense_rule(ours, theirs, NearDuplicateConfig())
+    assert 100 < (wanted >= 0).sum() < 500
+    assert np.array_equal(find_near_duplicates(ours, theirs, NearDuplicateConfig()), wanted)

@@ -1,8 +1,10 @@
 """What training reads: rows, pictures, tokens and batches."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,11 @@ from PIL import Image
 
 from tests.unit.training_world import TINY, write_world
 from veclip_core.sources.pictures import on_white
-from veclip_core.training.data import Batches, BatchPlan, load_manifest, tokenizer_for
+from veclip_core.training.data import Batches, BatchPlan, pictures_for, tokenizer_for
+from veclip_core.training.manifest_table import ManifestTable, load_manifest
 from veclip_core.training.pictures import PictureCache, StreamedPictures, square
 from veclip_core.training.recipe import ALT_TEXT_ONLY, RECIPES, SAMPLE, Recipe
+from veclip_core.training.report import Runtime
 from veclip_core.training.texts import BpeTokenizer, SampleTokenizer, tokenizer_from_json
 
 
@@ -158,3 +162,23 @@ def test_recipes_are_valid_and_identified_by_content() -> None:
     for wrong in ({"weights": {"caption": 1.0}}, {"cache_size": 40, "image_size": 64}, {"weights": {"alt": 0.0}}):
         with pytest.raises(ValueError):  # noqa: PT011
             Recipe(**wrong)
+
+
+def test_remote_tars_are_copied_once_and_give_the_same_pictures(world: tuple[str, list[str]], tmp_path: Path) -> None:
+    source, paths = world
+    local = load_manifest(source, paths)
+    memory = fsspec.filesystem("memory")
+    for path in sorted((Path(source) / "download").glob("*.tar")):
+        memory.pipe_file(f"/tars/download/{path.name}", path.read_bytes())
+    remote = ManifestTable("memory://tars", local.table, local.digest)
+    limits = Runtime(cache_folder=tmp_path, max_cache_bytes=0, max_tar_cache_bytes=10**9, loader_threads=2)
+    rows = [0, len(local) - 1, 5]
+    expected = StreamedPictures(local, TINY.cache_size, TINY.fit).read(rows)
+    assert np.array_equal(pictures_for(TINY, remote, limits).read(rows), expected)
+    assert len(list(tmp_path.rglob("*.tar"))) == 2
+    memory.rm("/tars", recursive=True)
+    assert np.array_equal(pictures_for(TINY, remote, limits).read(rows), expected), "nobody is asked again"
+    small = replace(limits, cache_folder=tmp_path / "none", max_tar_cache_bytes=10)
+    with pytest.raises(FileNotFoundError):
+        pictures_for(TINY, remote, small).read(rows)
+    assert not list((tmp_path / "none").rglob("*.tar"))

@@ -10,9 +10,9 @@ import torch
 
 from tests.unit.training_world import COLOURS, TINY, draw, write_world
 from veclip_core.training import checkpoint as checkpoints
-from veclip_core.training.data import ManifestTable, load_manifest
 from veclip_core.training.export import export_open_clip, load_for_evaluation
 from veclip_core.training.loop import TrainingDiverged, learning_rate_at, train
+from veclip_core.training.manifest_table import ManifestTable, load_manifest
 from veclip_core.training.model import architecture, build_model, encode_texts
 from veclip_core.training.recipe import ALT_TEXT_ONLY, SAMPLE
 from veclip_core.training.report import Runtime, TrainReport

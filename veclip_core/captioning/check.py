@@ -21,7 +21,7 @@ from veclip_core.captioning.prompts import JudgePrompt, judge_prompt
 from veclip_core.captioning.quality import VecThresholds, judge_vec
 from veclip_core.captioning.takeover import rules_digest, takes_over
 from veclip_core.config import Config
-from veclip_core.samples import CHECK_SCHEMA
+from veclip_core.samples import BLOCKED, CHECK_SCHEMA
 from veclip_core.stage import RowCounts, ShardTask
 
 TAKEOVER, WORD_LIST, JUDGE = "takeover", "word_list", "judge"
@@ -162,7 +162,7 @@ def refusals(texts: Sequence[str], config: CheckConfig, judge: Judge) -> dict[st
 
 def check_shard(task: ShardTask, config: CheckConfig, judge: Judge) -> RowCounts:
     """Write one row for each sample whose picture was to be described: which of its texts is refused, and why."""
-    described = {row["url_id"]: row for row in task.read("describe").to_pylist()}
+    described = {row["url_id"]: row for row in task.read("describe").to_pylist() if row["error"] not in BLOCKED}
     listed = task.read("list_urls", ["url_id", "sample_id", "alt_text", "status"]).to_pylist()
     samples = [row for row in listed if row["status"] == "ok" and row["url_id"] in described]
     vecs = {url_id: row["vec"] or "" for url_id, row in described.items()}

@@ -19,6 +19,7 @@ from veclip_core.captioning.styles import Style
 from veclip_core.config import Config
 from veclip_core.download.pictures import BROKEN, FORMATS
 from veclip_core.samples import DESCRIBE_SCHEMA
+from veclip_core.screening.verdicts import admitted
 from veclip_core.settings import CPU_COUNT
 from veclip_core.stage import RowCounts, ShardTask
 
@@ -117,7 +118,7 @@ def open_vlm(config: VlmConfig, runtime: EngineRuntime) -> Iterator[VlmDescriber
 
 @dataclass(frozen=True)
 class DescribeOperation:
-    """Input: `download`, its table and its tar."""
+    """Input: `download`, its table and its tar; `screen` where pictures are screened."""
 
     name: ClassVar[str] = "describe"
     config: DescribeConfig
@@ -131,15 +132,16 @@ class DescribeOperation:
 
 
 def describe_shard(task: ShardTask, describer: Describer) -> RowCounts:
-    """Write one row for each good picture: described, or an error with its reason."""
-    downloaded = task.read("download", ["url_id", "status", "offset", "bytes"]).to_pylist()
-    places = {row["url_id"]: (row["offset"], row["bytes"]) for row in downloaded if row["status"] == "ok"}
+    """Write one row for each good picture: described, or an error with its reason. One that screening refuses is not looked at."""
+    pictures, refused = admitted(task, ["offset", "bytes"])
+    places = {row["url_id"]: (row["offset"], row["bytes"]) for row in pictures}
     rows: dict[str, dict[str, Any]] = {}
     with task.inputs["download"].open(task.key, "tar") as tar:
         for row in _described(pictures_in(tar, places), describer):
             rows[row["url_id"]] = row
     for missing in places.keys() - rows.keys():
         rows[missing] = _error(missing, "missing_in_tar", describer)
+    rows |= {url_id: _error(url_id, reason, describer) for url_id, reason in refused.items()}
     ordered = [rows[url_id] for url_id in sorted(rows)]
     task.write(pa.Table.from_pylist(ordered, schema=DESCRIBE_SCHEMA))
     errors = Counter(row["error"] for row in ordered if row["status"] == "error")

@@ -24,19 +24,19 @@ class FeatureConfig(Config):
 
 
 class FeatureNetwork:
-    """EfficientNet-Lite0 on CPU, float32. Not thread-safe; a worker owns one."""
+    """EfficientNet-Lite0 in float32. Not thread-safe; a worker owns one."""
 
-    def __init__(self, config: FeatureConfig | None = None, batch_size: int = 8) -> None:
+    def __init__(self, config: FeatureConfig | None = None, batch_size: int = 8, device: str = "cpu") -> None:
         import torch
         from efficientnet_lite_pytorch import EfficientNet
 
         self.config = config or FeatureConfig()
-        self.batch_size = batch_size
+        self.batch_size, self._device = batch_size, device
         weights = torch.load(_weights_file(), map_location="cpu", weights_only=True)
         self._network = EfficientNet.from_name(self.config.network)
         self._network.load_state_dict(weights)
         # Channels last: a third of the time, by oneDNN's depthwise convolutions.
-        self._network.eval().to(memory_format=torch.channels_last)
+        self._network.eval().to(device, memory_format=torch.channels_last)
 
     def square(self, picture: Image.Image) -> np.ndarray:
         """uint8, (pixels, pixels, 3): the picture scaled to fit and centred on white."""
@@ -49,12 +49,12 @@ class FeatureNetwork:
         features, logits = [np.empty((0, FEATURE_WIDTH), np.float32)], [np.empty((0, IMAGENET_CLASSES), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(squares), self.batch_size):
-                batch_BHWC = torch.from_numpy(squares[start : start + self.batch_size]).float()
+                batch_BHWC = torch.from_numpy(squares[start : start + self.batch_size]).to(self._device).float()
                 # EfficientNet-Lite's own normalisation: about [-1, 1] in every channel
                 batch_BCHW = ((batch_BHWC - 127.0) / 128.0).permute(0, 3, 1, 2)
                 feature_BF = self._network.extract_features(batch_BCHW).mean(dim=(2, 3))
-                features.append(feature_BF.numpy())
-                logits.append(self._network._fc(feature_BF).numpy())
+                features.append(feature_BF.cpu().numpy())
+                logits.append(self._network._fc(feature_BF).cpu().numpy())
         return np.concatenate(features), np.concatenate(logits)
 
 

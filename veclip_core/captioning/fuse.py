@@ -20,7 +20,7 @@ from veclip_core.captioning.prompts import VICUNA_TEMPLATE, FusePrompt, fuse_pro
 from veclip_core.captioning.quality import QualityThresholds, judge
 from veclip_core.captioning.styles import Style
 from veclip_core.config import Config
-from veclip_core.samples import FUSE_SCHEMA
+from veclip_core.samples import BLOCKED, FUSE_SCHEMA
 from veclip_core.stage import RowCounts, ShardTask
 
 
@@ -112,7 +112,8 @@ class FuseOperation:
 
 def fuse_shard(task: ShardTask, engine: Engine, config: FuseConfig) -> RowCounts:
     """Write the shard's candidates. A sample is ok when it has one; it is a fallback when all of its candidates are rejected."""
-    vecs = {row["url_id"]: row["vec"] or "" for row in task.read("describe", ["url_id", "vec"]).to_pylist()}
+    described = task.read("describe", ["url_id", "vec", "error"]).to_pylist()
+    vecs = {row["url_id"]: row["vec"] or "" for row in described if row["error"] not in BLOCKED}
     listed = task.read("list_urls", ["url_id", "sample_id", "alt_text", "status"]).to_pylist()
     samples = [row for row in listed if row["status"] == "ok" and row["url_id"] in vecs]
     checked = {row["sample_id"]: row for row in task.read("check").to_pylist()}

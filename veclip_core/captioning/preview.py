@@ -39,7 +39,7 @@ def described(
     """The first descriptions of a shard, before anything is fused."""
     alt_of = {row["url_id"]: row["alt_text"] for row in list_urls.read_table(key, ["url_id", "alt_text"]).to_pylist()}
     rows = [row for row in describe.read_table(key).to_pylist() if row["status"] == "ok"][:count]
-    pictures = _thumbnails(download, key, [row["url_id"] for row in rows])
+    pictures = thumbnails(download, key, [row["url_id"] for row in rows])
     return [
         CaptionPreview(
             row["url_id"], pictures[row["url_id"]], alt_of[row["url_id"]], row["vec"], "", "described", None, None
@@ -111,7 +111,7 @@ def lot(name: str) -> bytes:
 def _previews(
     download: ShardSet, fuse: ShardSet | None, key: ShardKey, rows: Sequence[dict[str, Any]]
 ) -> list[CaptionPreview]:
-    pictures = _thumbnails(download, key, [row["url_id"] for row in rows])
+    pictures = thumbnails(download, key, [row["url_id"] for row in rows])
     refused: dict[str, str] = {}
     if fuse is not None:
         for candidate in fuse.read_table(key, ["sample_id", "text", "rejected"]).to_pylist():
@@ -136,25 +136,31 @@ def markdown_table(previews: Sequence[CaptionPreview]) -> str:
     """A table for Dagster's markdown: every text escaped, pictures as data URIs. About 4 kB a row."""
     lines = ["| picture | AltText | VeC | VeCap | status |", "|---|---|---|---|---|"]
     for preview in previews:
-        encoded = base64.b64encode(preview.picture).decode()
         status = preview.status if preview.reason is None else f"{preview.status} ({preview.reason})"
-        cells = [_escaped(text) for text in (preview.alt_text, preview.vec, preview.vecap, status)]
-        lines.append(f"| ![]({'data:image/jpeg;base64,' + encoded}) | " + " | ".join(cells) + " |")
+        cells = [escaped(text) for text in (preview.alt_text, preview.vec, preview.vecap, status)]
+        lines.append(f"| {picture_cell(preview.picture)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _escaped(text: str, at_most: int = 300) -> str:
+def picture_cell(jpeg: bytes) -> str:
+    """A picture as a data URI, for a table of markdown."""
+    return f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
+
+
+def escaped(text: str, at_most: int = 300) -> str:
+    """A text for a cell of a table of markdown."""
     shown = text if len(text) <= at_most else text[:at_most] + "…"
     return " ".join(shown.split()).translate(_AS_ENTITIES)
 
 
-def _thumbnails(download: ShardSet, key: ShardKey, of_urls: Sequence[str]) -> dict[str, bytes]:
+def thumbnails(download: ShardSet, key: ShardKey, of_urls: Sequence[str]) -> dict[str, bytes]:
+    """Small JPEGs of some of a shard's pictures, by url_id."""
     from PIL import Image
 
     places = {
         row["url_id"]: (row["offset"], row["bytes"])
         for row in download.read_table(key, ["url_id", "offset", "bytes"]).to_pylist()
-        if row["url_id"] in set(of_urls)
+        if row["url_id"] in set(of_urls) and row["bytes"] is not None  # it was removed
     }
     thumbnails = {}
     with download.open(key, "tar") as tar:

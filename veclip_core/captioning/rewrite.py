@@ -4,6 +4,7 @@
 no VeC to compare the answer with: of its faithfulness only the AltText's part is checked.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from veclip_core.captioning.prompts import RewritePrompt, rewrite_prompt
 from veclip_core.captioning.quality import QualityThresholds, judge
 from veclip_core.config import Config
 from veclip_core.samples import DESCRIBE_SCHEMA, UNDECODABLE
+from veclip_core.screening.verdicts import admitted
 from veclip_core.stage import RowCounts, ShardTask
 
 ONE_PASS = QualityThresholds(min_vec_share=0.0, max_added_words=1_000, min_alt_share=0.3)
@@ -32,7 +34,7 @@ class UndescribedConfig(Config):
 
 @dataclass(frozen=True)
 class Undescribed:
-    """Input: `download`. A row without a VeC for each good picture."""
+    """Input: `download`, and `screen` where pictures are screened. A row without a VeC for each good picture."""
 
     name: ClassVar[str] = "describe"
     needs_engine: ClassVar[bool] = False
@@ -44,14 +46,12 @@ class Undescribed:
 
 
 def _undescribed(task: ShardTask) -> RowCounts:
-    downloaded = task.read("download", ["url_id", "status"]).to_pylist()
-    rows = [
-        dict.fromkeys(DESCRIBE_SCHEMA.names) | {"url_id": row["url_id"], "vec": "", "status": "ok", "detail": "{}"}
-        for row in downloaded
-        if row["status"] == "ok"
-    ]
+    pictures, refused = admitted(task, [])
+    blank = dict.fromkeys(DESCRIBE_SCHEMA.names) | {"vec": "", "detail": "{}"}
+    rows = [blank | {"url_id": row["url_id"], "status": "ok"} for row in pictures]
+    rows += [blank | {"url_id": url_id, "status": "error", "error": reason} for url_id, reason in refused.items()]
     task.write(pa.Table.from_pylist(rows, DESCRIBE_SCHEMA))
-    return RowCounts(len(rows), len(rows))
+    return RowCounts(len(rows), len(pictures), dict(Counter(refused.values())))
 
 
 class RewriteConfig(Config):
@@ -71,7 +71,7 @@ class RewriteConfig(Config):
 
 @dataclass(frozen=True)
 class RewriteOperation:
-    """Inputs: `list_urls` (AltText), `download` (the picture) and `check` (what is refused)."""
+    """Inputs: `list_urls` (AltText), `download` (the picture), `check` (what is refused); `screen` where pictures are screened."""
 
     name: ClassVar[str] = "fuse"
     config: RewriteConfig
@@ -91,12 +91,8 @@ def rewrite_shard(task: ShardTask, engine: Engine, config: RewriteConfig) -> Row
     for row in listed:
         if row["status"] == "ok" and row["sample_id"] in checked:
             samples_of.setdefault(row["url_id"], []).append(row)
-    downloaded = task.read("download", ["url_id", "status", "offset", "bytes"]).to_pylist()
-    places = {
-        row["url_id"]: (row["offset"], row["bytes"])
-        for row in downloaded
-        if row["status"] == "ok" and row["url_id"] in samples_of
-    }
+    pictures, _ = admitted(task, ["offset", "bytes"])
+    places = {row["url_id"]: (row["offset"], row["bytes"]) for row in pictures if row["url_id"] in samples_of}
     shown: list[dict[str, Any]] = []
     pairs: list[tuple[str, str]] = []
     unseen: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ from veclip_core.captioning.quality import QualityThresholds, judge, kept_shares
 from veclip_core.captioning.released import RELEASED_ID
 from veclip_core.captioning.template import template_fusion
 from veclip_core.config import Config
-from veclip_core.samples import SELECT_SCHEMA, UNDECODABLE
+from veclip_core.samples import BLOCKED, SELECT_SCHEMA, UNDECODABLE
 from veclip_core.stage import RowCounts, ShardTask
 
 
@@ -138,6 +138,8 @@ def _row(
     if UNDECODABLE in (described.get("error"), *(candidate["finish_reason"] for candidate in candidates)):
         # What the describer could not open, training can't either.
         choice = Choice("", "error", UNDECODABLE)
+    elif described.get("error") in BLOCKED:
+        choice = Choice("", "error", described["error"])
     else:
         choice = choose_caption(alt_text, vec, candidates, config)
     taken = choice.candidate or {}

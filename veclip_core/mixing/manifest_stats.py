@@ -47,10 +47,11 @@ def manifest_stats(uri: str) -> ManifestStats:
     base = told["tars_relative_to"]
     files = [storage.join(base, file) for file in told["files"]]
     captions = list(told["columns"])
+    quoted = ['"' + name.replace('"', '""') + '"' for name in captions]  # a manifest's JSON may be a stranger's
     of_columns = ", ".join(
         f"count(*) FILTER (trim({name}) <> ''), avg(len(string_split_regex(trim({name}), '\\s+'))) FILTER (trim({name}) <> ''),"
         f" approx_count_distinct({name}) FILTER (trim({name}) <> '')"
-        for name in captions
+        for name in quoted
     )
     with duckdb.connect(config={"memory_limit": MEMORY}) as database:
         if not storage.is_local(base):

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +16,7 @@ from veclip_core.config import digest_of
 from veclip_core.mendable import Mendable
 from veclip_core.samples import ID_HEX_CHARS, canonical_url, url_id
 from veclip_core.sources.blocklist import Blocklist, domain_of
+from veclip_core.sources.compressed import open_text_list
 
 REMOVED = "removed"
 """The reason of such a row."""
@@ -67,7 +67,7 @@ def read_removals(uri: str) -> Removals:
     """
     ids, domains = set[str](), set[str]()
     try:
-        with fsspec.open(uri, "rt", compression="infer", encoding="utf-8", errors="replace") as file:
+        with open_text_list(uri) as file:
             for number, word in _words(file):
                 if _ID.fullmatch(word.lower()):
                     ids.add(word.lower())

@@ -9,6 +9,7 @@ from veclip_core.pipeline import engines, executors, quality
 from veclip_core.pipeline.budget import Estimate, estimate, rate_of
 from veclip_core.pipeline.captions import make_canary
 from veclip_core.pipeline.data import Chain
+from veclip_core.samples import BLOCKED
 from veclip_core.shards import Totals
 
 MIN_FUSED = 0.5
@@ -101,7 +102,8 @@ def objections(
     if fused < MIN_FUSED:
         against.append(f"only {fused:.0%} of the VeCaps are the model's own (at least {MIN_FUSED:.0%} are wanted)")
     describe, check = found.totals["describe"], found.totals["check"]
-    lost = 1 - describe.rows_ok / describe.rows_in if describe.rows_in else 1.0
+    shown = describe.rows_in - sum(count for reason, count in describe.errors.items() if reason in BLOCKED)
+    lost = 1 - describe.rows_ok / shown if shown else 1.0
     if lost > MAX_DESCRIBE_ERRORS:
         against.append(f"{lost:.0%} of the pictures got no description (at most {MAX_DESCRIBE_ERRORS:.0%})")
     refused = (check.fallbacks + sum(check.errors.values())) / check.rows_in if check.rows_in else 0.0

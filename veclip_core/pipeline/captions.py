@@ -10,8 +10,11 @@ from veclip_core.captioning.shuffle import ShuffleOperation
 from veclip_core.captioning.styles import Style, style_named
 from veclip_core.pipeline import engines, executors
 from veclip_core.pipeline.budget import Limit
-from veclip_core.pipeline.data import Chain, first_parts, is_limited, keys_in
+from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.parts import first_parts, is_limited, keys_in
+from veclip_core.pipeline.screening import lineage_of, screened
 from veclip_core.samples import PartRange, ShardKey
+from veclip_core.screening.verdicts import SCREEN
 from veclip_core.settings import SettingsError
 from veclip_core.shards import Current, NotMadeYet, ShardSet, read_current
 from veclip_core.stage import Operation, output_of
@@ -49,6 +52,8 @@ def make_captions(
     downloads = chain.current("download", "shards")
     count, trial = first_parts(parts, downloads), is_limited(parts, downloads)
     inputs = _downloaded(chain, downloads)
+    if (screen := screened(chain, downloads.identity)) is not None:
+        count, trial = min(count, screen.parts), trial or screen.partial
     keys = keys_in(only, downloads) if only else None
     return _make(
         chain, "vecap", _operations(chain), inputs, downloads, count, trial or only is not None, only=keys, limit=limit
@@ -64,6 +69,7 @@ def make_styles(chain: Chain, parts: int | None = None, limit: Limit | None = No
     for style in engines.styles_of(chain.scale, chain.settings):
         operations, shared = _operations_of_style(chain, style)
         inputs = {name: captions.input(chain.root, chain.source, name) for name in shared}
+        inputs |= _screen_beside(chain, captions)
         beside = {MADE_BESIDE: captions.identity}
         made[style.name] = _make(
             chain, style.column, operations, inputs, captions, count, trial, beside=beside, limit=limit
@@ -111,7 +117,7 @@ def make_canary(chain: Chain, share: float) -> tuple[Captions, dict[str, Caption
     styled = {}
     for style in styles:
         operations, shared = _operations_of_style(chain, style)
-        takes = {name: own.sets[name] for name in shared}
+        takes = {name: shards for name, shards in own.sets.items() if name in (*shared, SCREEN)}
         styled[style.name] = _make(
             chain, style.column, operations, takes, downloads, parts, True, only=keys, limit=limit
         )
@@ -122,6 +128,7 @@ def make_control(chain: Chain) -> list[StageReport]:
     """The control's captions: AltText fused with another picture's VeC. The reports of shuffle, check, fuse and select."""
     captions = chain.current("select", "vecap")
     inputs = {name: captions.input(chain.root, chain.source, name) for name in ("list_urls", "download", "describe")}
+    inputs |= _screen_beside(chain, captions)
     operations = [ShuffleOperation(), *_operations(chain)[1:]]
     return _make(chain, "vecap_control", operations, inputs, captions, captions.parts, captions.partial).reports
 
@@ -146,10 +153,20 @@ def _operations_of_style(chain: Chain, style: Style) -> tuple[list[Operation], t
 
 
 def _downloaded(chain: Chain, downloads: Current) -> dict[str, ShardSet]:
-    return {
+    found = {
         "list_urls": downloads.input(chain.root, chain.source, "list_urls"),
         "download": downloads.shard_set(chain.root, chain.source),
     }
+    if (screen := screened(chain, downloads.identity)) is not None:
+        found[SCREEN] = screen.shard_set(chain.root, chain.source)
+    return found
+
+
+def _screen_beside(chain: Chain, captions: Current) -> dict[str, ShardSet]:
+    """The screening for what is made beside captions: the one that is current where settings ask for one, else theirs, if any."""
+    if (screen := screened(chain, captions.inputs["download"])) is not None:
+        return {SCREEN: screen.shard_set(chain.root, chain.source)}
+    return {SCREEN: captions.input(chain.root, chain.source, SCREEN)} if SCREEN in captions.inputs else {}
 
 
 def _make(
@@ -170,6 +187,8 @@ def _make(
     made, reports = dict(inputs), []
     for operation in operations:
         takes = {name: made[name] for name in engines.inputs_of(operation)}
+        if SCREEN in made and engines.reads_pictures(operation):
+            takes[SCREEN] = made[SCREEN]
         if "shuffle" in made:
             takes = {name: made["shuffle"] if name == "describe" else shards for name, shards in takes.items()}
         executor = executors.for_captions(chain.settings, operation)
@@ -179,6 +198,8 @@ def _make(
         reports.append(run())
         made[operation.name] = output_of(operation, chain.root, chain.source, takes)
     lineage = {**(beside or {}), **{name: shards.identity for name, shards in made.items()}}
+    if SCREEN in made:
+        lineage |= lineage_of(made[SCREEN])
     for report in reports if only is None else ():
         chain.promote(asset, report, upstream.grid, lineage)
     return Captions(reports, made, sorted(only or upstream.grid.keys(parts)))

@@ -11,10 +11,12 @@ from typing import Any
 from veclip_core import storage
 from veclip_core.download.download import DownloadConfig, DownloadOperation, DownloadRuntime
 from veclip_core.pipeline import executors
+from veclip_core.pipeline.parts import first_parts, is_limited, keys_in
+from veclip_core.pipeline.provenance import note_sources
 from veclip_core.pipeline.room import require_room
 from veclip_core.samples import Grid, PartRange, ShardKey
 from veclip_core.scales import Scale
-from veclip_core.settings import Settings, SettingsError
+from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, ShardSet, promote, read_current
 from veclip_core.sources.blocklist import Blocklist, read_blocklist
 from veclip_core.sources.list_urls import scan
@@ -68,8 +70,11 @@ class Chain:
         return found
 
     def _label(self, asset: str) -> str:
-        """The name under which an asset's output is current: the control's and the styles' stages stand beside the scale's own."""
+        """The name under which an asset's output is current: the control's, the styles' and the filtering network's stages stand
+        beside the scale's own."""
         kind, _, variant = asset.partition("_")
+        if kind == "dfn":
+            return f"{self.scale.name}-{kind}"
         return f"{self.scale.name}-{variant}" if kind in ("vecap", "manifest") and variant else self.scale.name
 
     def raw_urls(self, rows: int | None = None) -> StageReport:
@@ -92,14 +97,16 @@ class Chain:
                 inputs={},
                 partial=False,
             )
+            note_sources(self._listed(), self.settings, self.settings.pictures)
             if self.settings.alt_texts and not report.extra[NAMED]:
                 raise OwnPicturesError(
                     f"no row of {self.settings.alt_texts} names a picture of {self.settings.pictures}: its column of files must"
                     f" hold their paths inside the folder or their names, such as {listing.example!r}"
                 )
             return report
+        urls = self.url_list()
         found = scan(
-            replace(self.url_list(), rows=rows),
+            replace(urls, rows=rows),
             self.settings.cache_folder / "scans" / self.source / ("all" if rows is None else f"first-{rows}"),
             rows_per_part=self.scale.source.rows_per_part,
             rows_per_shard=self.scale.source.rows_per_shard,
@@ -107,7 +114,7 @@ class Chain:
         )
         parts = min(self.scale.parts, found.grid.parts)
         listing_urls = found.operation(self.source)
-        return self._run_and_promote(
+        report = self._run_and_promote(
             "raw_urls",
             listing_urls,
             found.grid,
@@ -117,6 +124,11 @@ class Chain:
             inputs={},
             partial=rows is not None,
         )
+        note_sources(self._listed(), self.settings, *urls.files)
+        return report
+
+    def _listed(self) -> ShardSet:
+        return self.current("list_urls", "raw_urls").shard_set(self.root, self.source)
 
     def blocklist(self) -> Blocklist:
         """The domains that are not asked. Raises BlocklistError."""
@@ -196,6 +208,7 @@ class Chain:
         lists, links = listing.operations()
         executor = executors.for_captions(self.settings, lists)
         listed = self._run_and_promote("raw_urls", lists, listing.grid, 1, {}, executor, inputs={}, partial=False)
+        note_sources(self._listed(), self.settings, tars)
         urls = self.current("list_urls", "raw_urls")
         inputs = {"list_urls": urls.shard_set(self.root, self.source)}
         linked = self._run_and_promote(
@@ -299,22 +312,6 @@ class Chain:
 
 def download_config(scale: Scale) -> DownloadConfig:
     return DownloadConfig(max_pixels=scale.source.max_pixels)
-
-
-def keys_in(only: PartRange, upstream: Current) -> frozenset[ShardKey]:
-    """The shards of some parts. Raises SettingsError where there are none."""
-    keys = frozenset(key for key in upstream.grid.keys(upstream.parts) if key in only)
-    if not keys:
-        raise SettingsError(f"there are no parts {only.first}-{only.last}: the scale has 0-{upstream.parts - 1}")
-    return keys
-
-
-def first_parts(parts: int | None, upstream: Current) -> int:
-    return upstream.parts if parts is None else min(parts, upstream.parts)
-
-
-def is_limited(parts: int | None, upstream: Current) -> bool:
-    return upstream.partial or (parts is not None and parts < upstream.parts)
 
 
 def _sums(markers: list[Mapping[str, Any]]) -> dict[str, Any]:

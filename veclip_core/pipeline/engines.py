@@ -44,6 +44,10 @@ INPUTS_OF_RELEASED = ("list_urls", "check")
 """What `fuse` reads where the captions came with the list."""
 
 
+def reads_pictures(operation: Operation) -> bool:
+    return operation.name == "describe" or isinstance(operation, RewriteOperation)
+
+
 def inputs_of(operation: Operation) -> tuple[str, ...]:
     if isinstance(operation, RewriteOperation):
         return INPUTS_OF_REWRITE

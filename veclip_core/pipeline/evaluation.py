@@ -17,7 +17,8 @@ from veclip_core.evaluation.report.retrieved import retrieval_examples
 from veclip_core.evaluation.sets import read_openmoji
 from veclip_core.pipeline import data_card
 from veclip_core.pipeline.data import Chain
-from veclip_core.pipeline.training import Trained, manifest_of, tracker_of, trained
+from veclip_core.pipeline.trained import Trained, trained
+from veclip_core.pipeline.training import manifest_of, tracker_of
 from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals
 from veclip_core.training.arms import (
     BASELINE,

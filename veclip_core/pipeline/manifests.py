@@ -1,4 +1,5 @@
-"""The manifests of a scale: its own, with the captions of styles, and the experiment's, with the control's."""
+"""The manifests of a scale: its own, with the captions of styles, the data-filtering network's, and the experiment's, with the
+control's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from veclip_core.mixing.manifest import (
     CONTROL_MIX,
     MixConfig,
     MixOperation,
+    ScoreColumn,
     manifest_address,
     mix_of,
     write_manifest_json,
@@ -16,8 +18,13 @@ from veclip_core.mixing.manifest import (
 from veclip_core.mixing.removals import Removals, read_removals
 from veclip_core.pipeline import engines, executors
 from veclip_core.pipeline.captions import MADE_BESIDE, captions_of
-from veclip_core.pipeline.data import Chain, first_parts, is_limited
+from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.data_card import write_card
+from veclip_core.pipeline.filtering import kept_by, score_column, scores_of
+from veclip_core.pipeline.parts import first_parts, is_limited
+from veclip_core.pipeline.screening import SCREENING, lineage_of, screened
 from veclip_core.scales import Scale
+from veclip_core.screening.verdicts import SCREEN
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, ShardSet, promote
 from veclip_core.stage_report import StageReport
@@ -34,6 +41,9 @@ def make_manifest(chain: Chain, parts: int | None = None) -> tuple[StageReport, 
     captions = chain.current("select", "vecap")
     inputs, lineage = _inputs(chain, captions), dict(captions.inputs)
     count, partial = first_parts(parts, captions), is_limited(parts, captions)
+    if (screen := screened(chain, captions.inputs["download"])) is not None:
+        inputs[SCREEN], lineage = screen.shard_set(chain.root, chain.source), {**lineage, **screen.inputs}
+        count, partial = min(count, screen.parts), partial or screen.partial
     styles, described_anew = engines.styles_of(chain.scale, chain.settings), []
     for style in styles:
         styled = captions_of(chain, style.name)
@@ -43,12 +53,32 @@ def make_manifest(chain: Chain, parts: int | None = None) -> tuple[StageReport, 
         inputs[style.column] = styled.shard_set(chain.root, chain.source)
         lineage[style.column] = styled.identity
         count, partial = min(count, styled.parts), partial or styled.partial
-    return _make(chain, "manifest", mix_of(styles, described_anew), captions, inputs, lineage, count, partial)
+    config = mix_of(styles, described_anew)
+    if (found := score_column(chain)) is not None:
+        column, scored = found
+        _require_same_pictures(chain, captions, scored)
+        config = config.model_copy(update={"scores": column})
+        inputs["score"], lineage["score"] = scored.shard_set(chain.root, chain.source), scored.identity
+        count, partial = min(count, scored.parts), partial or scored.partial
+    return _make(chain, "manifest", config, captions, inputs, lineage, count, partial)
 
 
-def address_of_manifest(chain: Chain) -> str:
-    """The JSON of the scale's current manifest."""
-    return manifest_address(chain.root, chain.source, chain.current("mix", "manifest"))
+def make_dfn_manifest(chain: Chain) -> tuple[StageReport, str]:
+    """The manifest of the AltTexts that the data-filtering network keeps, with no caption besides; the report and the address of
+    its JSON."""
+    scored, scores = scores_of(chain)
+    config = MixConfig(captioned=False, scores=kept_by(scores, chain.settings))
+    inputs = {name: scored.input(chain.root, chain.source, name) for name in ("list_urls", "download", "score")}
+    lineage, count, partial = dict(scored.inputs), scored.parts, scored.partial
+    if (screen := screened(chain, scored.inputs["download"])) is not None:
+        inputs[SCREEN], lineage = screen.shard_set(chain.root, chain.source), {**lineage, **screen.inputs}
+        count, partial = min(count, screen.parts), partial or screen.partial
+    return _make(chain, "dfn_manifest", config, scored, inputs, lineage, count, partial)
+
+
+def address_of_manifest(chain: Chain, asset: str = "manifest") -> str:
+    """The JSON of one of the scale's current manifests."""
+    return manifest_address(chain.root, chain.source, chain.current("mix", asset))
 
 
 def make_control_manifest(chain: Chain) -> tuple[StageReport, str]:
@@ -57,8 +87,18 @@ def make_control_manifest(chain: Chain) -> tuple[StageReport, str]:
     _require_same_captions(chain, captions, control)
     inputs = {**_inputs(chain, captions), CONTROL: control.shard_set(chain.root, chain.source)}
     lineage = {**captions.inputs, CONTROL: control.identity}
+    # The same rows as in the manifest beside it, by the same verdicts and scores.
+    manifest, config = chain.current("mix", "manifest"), CONTROL_MIX
+    if SCREEN in manifest.inputs:
+        inputs[SCREEN] = manifest.input(chain.root, chain.source, SCREEN)
+        lineage |= lineage_of(inputs[SCREEN])
+    if "score" in manifest.inputs:
+        inputs["score"] = manifest.input(chain.root, chain.source, "score")
+        lineage["score"] = manifest.inputs["score"]
+        made = storage.read_json(storage.join(manifest.shard_set(chain.root, chain.source).uri, "config.json"))
+        config = config.model_copy(update={"scores": ScoreColumn.model_validate(made["config"]["scores"])})
     partial = captions.partial or control.partial
-    return _make(chain, "manifest_control", CONTROL_MIX, captions, inputs, lineage, captions.parts, partial)
+    return _make(chain, "manifest_control", config, captions, inputs, lineage, captions.parts, partial)
 
 
 def _inputs(chain: Chain, captions: Current) -> dict[str, ShardSet]:
@@ -69,7 +109,7 @@ def _make(
     chain: Chain,
     asset: str,
     config: MixConfig,
-    captions: Current,
+    samples: Current,
     inputs: Mapping[str, ShardSet],
     lineage: Mapping[str, str],
     parts: int,
@@ -78,11 +118,22 @@ def _make(
     removals = read_removals(chain.settings.removed) if chain.settings.removed else Removals()
     if removals:
         config = config.model_copy(update={"removed": removals.digest})
-    report = chain.run(MixOperation(config, removals), captions.grid, parts, inputs, executors.one_process(), partial)
-    current = chain.made(asset, report, captions.grid, {**lineage, "mix": report.identity})
-    uri = write_manifest_json(chain.root, chain.source, current, report, config.columns)
+    report = chain.run(MixOperation(config, removals), samples.grid, parts, inputs, executors.one_process(), partial)
+    current = chain.made(asset, report, samples.grid, {**lineage, "mix": report.identity})
+    uri = write_manifest_json(chain.root, chain.source, current, report, config)
     promote(chain.root, chain.source, current, report.shards_made_now)
+    write_card(chain, current, f"{asset}_{chain.scale.name}", uri)
     return report, uri
+
+
+def _require_same_pictures(chain: Chain, captions: Current, scored: Current) -> None:
+    """Raises NotMadeYet where the scores are of another list or of other downloads: their samples would have none."""
+    if any(scored.inputs[stage] != captions.inputs[stage] for stage in ("list_urls", "download")):
+        s = chain.scale.name
+        raise NotMadeYet(
+            f"dfn_scores_{s} are of other pictures than the current vecap_{s}. Run `dagster asset materialize --select"
+            f" dfn_scores_{s}` (or `veclip run dfn_scores --scale {s}`) first."
+        )
 
 
 def _require_made_beside(chain: Chain, captions: Current, styled: Current, style: str) -> None:
@@ -109,7 +160,9 @@ def _require_same_captions(chain: Chain, captions: Current, control: Current) ->
     Raises NotMadeYet where the control, or the manifest that it is to stand beside, is made from other captions.
     """
     s, manifest = chain.scale.name, chain.current("mix", "manifest")
-    if any(manifest.inputs[stage] != identity for stage, identity in captions.inputs.items()):
+    # A manifest may have been screened anew since.
+    of_captions = {stage: identity for stage, identity in captions.inputs.items() if stage not in SCREENING}
+    if any(manifest.inputs[stage] != identity for stage, identity in of_captions.items()):
         raise NotMadeYet(
             f"manifest_{s} is made from other captions than the current vecap_{s}. Run `dagster asset materialize --select"
             f" manifest_{s}` (or `veclip run manifest --scale {s}`) first."

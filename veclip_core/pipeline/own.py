@@ -12,6 +12,7 @@ from veclip_core.pipeline import engines, quality
 from veclip_core.pipeline.budget import Limit
 from veclip_core.pipeline.captions import captions_of, make_captions, make_styles
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.screening import make_screen
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 
@@ -58,6 +59,8 @@ def caption(settings: Settings, pictures: str, table: str, out: str) -> OwnRepor
     engines.styles_of(chain.scale, own)  # what can't be made is said before pictures are packed
     chain.raw_urls()
     chain.shards()
+    if own.screen:
+        make_screen(chain)
     make_captions(chain, limit=limit)
     make_styles(chain, limit=limit)
     return export(chain)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from veclip_core import storage
 from veclip_core.captioning.describe import decode, pictures_in
 from veclip_core.captioning.preview import SHARDS_DRAWN_FROM, CaptionPreview, drawn, lot
-from veclip_core.captioning.similarity import ClipScorer
 from veclip_core.captioning.text_statistics import statistics_of
 from veclip_core.evaluation.report.caption_page import TEXT_NAMES, CaptionQuality, render
 from veclip_core.evaluation.report.inputs import CaptionExample
+from veclip_core.networks import NetworkConfig, cosines, network_config, open_network
 from veclip_core.pipeline import engines
 from veclip_core.pipeline.captions import captions_of
 from veclip_core.pipeline.data import Chain
@@ -44,7 +44,7 @@ def measure(
     captioner = engines.captioner_of(chain.scale, chain.settings)
     scorer, similarity = chain.settings.clip_scorer, {}
     if scorer:
-        similarity = _similarity(scorer, sets, some, with_vec=not captioner.one_pass)
+        similarity = _similarity(network_config(scorer, chain.root), sets, some, with_vec=not captioner.one_pass)
     return CaptionQuality(
         scale=chain.scale.name,
         captioner=f"{captioner.describer} and {captioner.fuser}"
@@ -63,7 +63,7 @@ def measure(
 
 
 def _similarity(
-    model: str, sets: Mapping[str, ShardSet], keys: Sequence[ShardKey], with_vec: bool
+    network: NetworkConfig, sets: Mapping[str, ShardSet], keys: Sequence[ShardKey], with_vec: bool
 ) -> dict[str, list[float]]:
     """Cosines under a CLIP model, over samples of a few random shards that have all texts (in one pass there is no VeC)."""
     images: list[Image] = []
@@ -82,7 +82,7 @@ def _similarity(
                     images.append(image)
                     for name, shown in names.items():
                         texts[shown].append(wanted[url_id][name])
-    return ClipScorer(model).cosines(images, texts) if images else {}
+    return cosines(open_network(network), images, texts) if images else {}
 
 
 def of_current(chain: Chain, style: str = "") -> CaptionQuality:

@@ -6,11 +6,9 @@ picture stays where manifests say it is. Markers stay as they were: what was mad
 
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -41,7 +39,10 @@ class Removed:
 
 def remove(root: str, source: str, removals: Removals) -> Removed:
     """Take out what `removals` name of every stage and configuration of a source, finished shards and trials alike."""
+    # What a killed removal was copying holds the very pictures that are to go.
+    storage.remove_dead_scratch(root)
     base = storage.join(root, source)
+    storage.remove_dead_temporaries(base)
     tables = [name for name in storage.list_files(base) if name.endswith(".parquet")]
     removed, urls = Removed(), _urls_named(base, tables, removals)
     # A table that is done tells no domain any more: after a kill the note still does.
@@ -59,7 +60,7 @@ def remove(root: str, source: str, removals: Removals) -> Removed:
             pictures = set(table.filter(pa.array(named))["url_id"].to_pylist())
             tar = storage.join(base, name.removesuffix("parquet") + "tar")
             if storage.exists(tar):
-                removed.pictures += _blank_members(tar, pictures)
+                removed.pictures += _blank_members(root, tar, pictures)
             elif storage.exists(link := storage.join(base, name.removesuffix("parquet") + LINK)):
                 removed.elsewhere.append(str(storage.read_json(link)["tar"]))
         removed.rows += int(named.sum())
@@ -95,9 +96,9 @@ def _blanked(table: pa.Table, named: np.ndarray) -> pa.Table:
     return table
 
 
-def _blank_members(uri: str, url_ids: Collection[str]) -> int:
+def _blank_members(root: str, uri: str, url_ids: Collection[str]) -> int:
     """Overwrite the members of some pictures, and of what is said of them, with zeros; how many pictures there were."""
-    with _changed(uri) as file:
+    with _changed(root, uri) as file:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             members = [member for member in tar if member.name.partition(".")[0] in url_ids]
         for member in members:
@@ -109,12 +110,10 @@ def _blank_members(uri: str, url_ids: Collection[str]) -> int:
 
 
 @contextmanager
-def _changed(uri: str) -> Iterator[IO[bytes]]:
+def _changed(root: str, uri: str) -> Iterator[IO[bytes]]:
     """A copy of a file to change, that takes the file's place when the with block ends well."""
-    with tempfile.TemporaryDirectory(
-        dir=str(storage.local_path(uri).parent) if storage.is_local(uri) else None
-    ) as folder:
-        copy = Path(folder) / "copy"
+    with storage.scratch_folder(root) as folder:
+        copy = folder / "copy"
         with storage.open_read(uri) as source, open(copy, "wb") as target:
             shutil.copyfileobj(source, target, BLOCK)
         with open(copy, "r+b") as file:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from veclip_core.mendable import Mendable
 from veclip_core.pipeline.data import Chain
-from veclip_core.pipeline.training import Trained, manifest_of, recipe_of, train_arm
+from veclip_core.pipeline.trained import Trained
+from veclip_core.pipeline.training import recipe_of, require_manifest, train_arm
 from veclip_core.processes import command_script_hidden, stop_workers, worker_pool
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
@@ -64,7 +65,7 @@ def train_side_by_side(
     from tqdm import tqdm
 
     for arm in dict.fromkeys(arm for arm, _ in trainings):
-        manifest_of(chain, arm)
+        require_manifest(chain, arm)
     steps = {training: recipe_of(chain, *training, overrides).steps for training in trainings}
     count = max(1, min(chain.settings.train_workers, len(trainings)))
     settings = chain.settings.model_copy(update={"threads": max(1, chain.settings.threads // count)})

@@ -1,39 +1,23 @@
 """The trainings of a scale, by arm and seed: `clip_S`, the paper's baseline on AltText alone, `veclip_S`, on the mix, and the
 experiment's further arms."""
 
-import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from veclip_core import storage
 from veclip_core.mixing.choose import further_columns
 from veclip_core.pipeline.data import Chain
-from veclip_core.shards import Current, NotMadeYet
+from veclip_core.pipeline.mixtures import current_mixture
+from veclip_core.pipeline.trained import Trained, record
+from veclip_core.shards import Current
 from veclip_core.tracking import MlflowTracker, NoTracker, Tracker
-from veclip_core.training.arms import TRAINED_AT_EVERY_SCALE, arm_named
-from veclip_core.training.data import ManifestTable, load_manifest
+from veclip_core.training.arms import MIXTURE, arm_named
 from veclip_core.training.loop import RunLabels, Runtime, TrainReport, train, training_identity
+from veclip_core.training.manifest_table import ManifestTable, load_manifest, load_mixture
 from veclip_core.training.recipe import RECIPES, Recipe
 
-logger = logging.getLogger(__name__)
-
 MANIFESTS_IN_MEMORY_ROWS = 2_000_000
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training of one arm and seed, as evaluation finds it."""
-
-    scale: str
-    arm: str
-    seed: int
-    identity: str
-    checkpoint: str
-    run_id: str | None
-    manifest_digest: str
-    partial: bool
-    report: Mapping[str, Any]
 
 
 def recipe_of(chain: Chain, arm: str, seed: int, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -70,6 +54,7 @@ def train_arm(
         folder,
         runtime=Runtime(
             cache_folder=chain.settings.cache_folder / "pictures",
+            max_tar_cache_bytes=round(chain.settings.tar_cache_gb * 1e9),
             threads=chain.settings.threads,
             progress_bar=progress_bar,
         ),
@@ -85,32 +70,8 @@ def train_arm(
         chain.scale.name, arm, seed, identity, report.checkpoint, report.run_id, report.manifest_digest,
         partial or bool(overrides), asdict(report),
     )  # fmt: skip
-    _record(chain, trained, trial=bool(overrides))
+    record(chain, trained, trial=bool(overrides))
     return report, trained
-
-
-def _record(chain: Chain, made: "Trained", trial: bool) -> None:
-    """Let evaluation find it. A trial with other recipe fields does not take the place of a whole training on its manifest."""
-    uri = _trained_uri(chain, made.arm, made.seed)
-    if trial and storage.exists(uri):
-        before = Trained(**storage.read_json(uri))
-        if not before.partial and before.manifest_digest == made.manifest_digest:
-            logger.info("%s seed %d: the trial leaves the whole training in its place", made.arm, made.seed)
-            return
-    storage.write_json(uri, asdict(made))
-
-
-def trained(chain: Chain, arm: str, seed: int = 0) -> Trained:
-    """Raises NotMadeYet with the command that makes it."""
-    try:
-        return Trained(**storage.read_json(_trained_uri(chain, arm, seed)))
-    except FileNotFoundError:
-        scale = chain.scale.name
-        asset = f"{arm}_{scale}" if arm in TRAINED_AT_EVERY_SCALE else f"arms_{scale}"
-        raise NotMadeYet(
-            f"{arm}_{scale} (seed {seed}) is not trained yet at {chain.root}. Run `dagster asset materialize --select {asset}`"
-            f" (or `veclip run {arm} --scale {scale} --seed {seed}`) first."
-        ) from None
 
 
 def tracker_of(chain: Chain) -> Tracker:
@@ -119,8 +80,16 @@ def tracker_of(chain: Chain) -> Tracker:
     return NoTracker() if uri is None else MlflowTracker(uri, artifact_root=chain.settings.artifact_folder)
 
 
+def require_manifest(chain: Chain, arm: str) -> None:
+    """Raises NotMadeYet, with the command that makes it, where there is no current manifest or mixture for an arm to read."""
+    if arm_named(arm).manifest == MIXTURE:
+        current_mixture(chain)
+    else:
+        manifest_of(chain, arm)
+
+
 def manifest_of(chain: Chain, arm: str) -> Current:
-    """What is current of the manifest that an arm reads. Raises NotMadeYet with the command that makes it."""
+    """What is current of the manifest that an arm reads, where that is no mixture. Raises NotMadeYet."""
     return chain.current("mix", arm_named(arm).manifest)
 
 
@@ -129,6 +98,11 @@ def manifest_table(chain: Chain, arm: str, weights: Mapping[str, float]) -> tupl
 
     Raises NotMadeYet with the command that makes it.
     """
+    if arm_named(arm).manifest == MIXTURE:
+        mixture = current_mixture(chain)
+        rows = sum(source.rows for source in mixture.sources)
+        mapped = chain.settings.cache_folder / "manifests" if rows > MANIFESTS_IN_MEMORY_ROWS else None
+        return load_mixture(mixture, mapped, further_columns(weights)), mixture.partial
     current = manifest_of(chain, arm)
     shards = current.shard_set(chain.root, chain.source)
     mapped = chain.settings.cache_folder / "manifests" if current.rows_ok > MANIFESTS_IN_MEMORY_ROWS else None
@@ -141,7 +115,3 @@ def manifest_table(chain: Chain, arm: str, weights: Mapping[str, float]) -> tupl
         further_columns=further_columns(weights),
     )
     return table, current.partial
-
-
-def _trained_uri(chain: Chain, arm: str, seed: int) -> str:
-    return storage.join(chain.root, chain.source, "train", "current", f"{chain.scale.name}-{arm}-seed-{seed}.json")

@@ -11,7 +11,7 @@ from veclip_core.captioning.shuffle import ShuffleConfig
 from veclip_core.captioning.styles import Style
 from veclip_core.config import digest_of
 from veclip_core.evaluation.evaluate import EvaluationConfig
-from veclip_core.mixing.manifest import CONTROL_MIX
+from veclip_core.mixing.manifest import CONTROL_MIX, MixConfig
 from veclip_core.pipeline.data import download_config
 from veclip_core.pipeline.engines import (
     captioner_of,
@@ -22,10 +22,12 @@ from veclip_core.pipeline.engines import (
     select_config_for,
     styles_of,
 )
+from veclip_core.pipeline.filtering import network_name
 from veclip_core.pipeline.manifests import mix_config
+from veclip_core.pipeline.screening import version as screening_version
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
-from veclip_core.training.arms import ARMS, EXPERIMENT, TRAINED_AT_EVERY_SCALE
+from veclip_core.training.arms import ARMS, EXPERIMENT, TRAINED_AT_EVERY_SCALE, TRAINED_ON_FILTERED
 from veclip_core.training.recipe import RECIPES
 
 
@@ -46,10 +48,17 @@ def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
         "raw_urls": [scale.source.name, scale.source.rows_per_part, scale.source.rows_per_shard],
         "shards": [download_config(scale).identity()],
         "vecap": [version for style in (None, *styles_of(scale, settings)) for version in captions(style)],
-        "manifest": [mix_config(scale, settings).identity()],
+        "manifest": [mix_config(scale, settings).identity(), *_in_manifest(settings)],
+        "dfn_scores": [network_name(scale, settings)],
+        "dfn_manifest": [MixConfig(captioned=False).identity(), *_kept(settings)],
+        "dfn_mixture": [settings.mixture],
         "eval_report": [EvaluationConfig().identity()],
     }
-    deciding |= {arm: [recipe.identity(), dict(ARMS[arm].weights)] for arm in TRAINED_AT_EVERY_SCALE}
+    deciding |= {
+        arm: [recipe.identity(), dict(ARMS[arm].weights)] for arm in (*TRAINED_AT_EVERY_SCALE, *TRAINED_ON_FILTERED)
+    }
+    if settings.screen:
+        deciding["screen"] = [screening_version(settings)]
     trainings = [[arm, dict(ARMS[arm].weights), EXPERIMENT.seeds] for arm in EXPERIMENT.arms]
     deciding |= {
         "vecap_control": [ShuffleConfig().identity(), *captions(None)],
@@ -58,3 +67,12 @@ def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
         "experiment_report": [EvaluationConfig().identity(), asdict(EXPERIMENT)],
     }
     return {asset: digest_of(list(values))[:12] for asset, values in deciding.items()}
+
+
+def _in_manifest(settings: Settings) -> list[Any]:
+    return [settings.dfn_in_manifest, *(_kept(settings) if settings.dfn_in_manifest == "keep" else [])]
+
+
+def _kept(settings: Settings) -> list[Any]:
+    """What says which samples a filtering network keeps."""
+    return [settings.dfn_top, settings.dfn_least]

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import fsspec
-
 from veclip_core.config import digest_of
 from veclip_core.mendable import Mendable
+from veclip_core.sources.compressed import open_text_list
 
 
 class BlocklistError(Mendable):
@@ -37,7 +36,7 @@ def read_blocklist(uri: str) -> Blocklist:
         BlocklistError: when it is not there, or a line is no domain.
     """
     try:
-        with fsspec.open(uri, "rt", compression="infer", encoding="utf-8", errors="replace") as file:
+        with open_text_list(uri) as file:
             return Blocklist(frozenset(_domains(uri, file)))
     except OSError as error:
         raise BlocklistError(

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,7 +70,7 @@ class ListUrlsConfig(Config):
     source: str
     """The name of the source, as the table carries it."""
     list_digest: str
-    """Of the rows read, in their order: a limit of rows, or another choice of columns, gives another."""
+    """Of the rows read, in any order: a limit of rows, or another choice of columns, gives another."""
     parts: int
     shards_per_part: int
 
@@ -82,7 +81,7 @@ class Scan:
 
     grid: Grid
     digest: str
-    """Of the rows read: url, AltText and caption of each, in order."""
+    """Of the rows read: url, AltText and caption of each, whatever their order."""
     rows: int
     work_dir: Path
 
@@ -120,7 +119,8 @@ def scan(
     if (done / NOTE).exists():
         return _noted(done)
     # Aside and renamed, so that two scans at once, or one that is killed, leave no half of a list.
-    aside = work_dir / f".{fingerprint[:16]}.{uuid.uuid4().hex}"
+    storage.remove_dead_temporaries(str(work_dir))
+    aside = storage.beside(done)
     spool = aside / "rows.parquet"
     try:
         with storage.fatal_errors_named(str(work_dir)):
@@ -155,13 +155,16 @@ def _fingerprint(urls: UrlList, rows_per_part: int, rows_per_shard: int, blocked
 
 
 def _spool(urls: UrlList, blocked: Blocklist, path: Path, on_rows: Callable[[int], None]) -> tuple[int, str]:
-    """Write every row with its ids, in the list's order; the count of rows and the digest of what they say."""
-    digest = hashlib.sha256(blocked.digest.encode() if blocked.domains else b"")
+    """Write every row with its ids, in the list's order; the count of rows and the digest of what they say.
+
+    The digest knows no order, as the shards don't: a list that is exported anew in another one is not crawled anew.
+    """
+    total = 0
     batch: list[tuple[Any, ...]] = []
     number = -1
     with pq.ParquetWriter(path, SPOOL_SCHEMA, compression="zstd") as writer:
         for number, row in enumerate(urls.read()):
-            digest.update(json.dumps(row).encode())
+            total += int.from_bytes(hashlib.sha256(json.dumps(row).encode()).digest(), "big")
             batch.append(_identified(number, row, blocked))
             if len(batch) == SPOOL_ROWS:
                 writer.write_table(_table(batch))
@@ -169,7 +172,7 @@ def _spool(urls: UrlList, blocked: Blocklist, path: Path, on_rows: Callable[[int
                 on_rows(number + 1)
         writer.write_table(_table(batch))
     on_rows(number + 1)
-    return number + 1, digest.hexdigest()
+    return number + 1, digest_of([number + 1, total % (1 << 256), blocked.digest if blocked.domains else ""])
 
 
 def _identified(number: int, row: RawRow, blocked: Blocklist) -> tuple[Any, ...]:
@@ -201,7 +204,7 @@ def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
 
 
 def _sort(spool: Path, path: Path) -> None:
-    """The spool's rows by id and then in the list's order; on disk, beside `path`, where memory does not hold them."""
+    """The spool's rows by id and then by what they say; on disk, beside `path`, where memory does not hold them."""
     import duckdb
 
     limits: dict[str, Any] = {
@@ -211,7 +214,7 @@ def _sort(spool: Path, path: Path) -> None:
     }
     with duckdb.connect(config=limits) as database:
         try:
-            rows = database.read_parquet(str(spool)).order("url_id, sample_id, number")
+            rows = database.read_parquet(str(spool)).order("url_id, sample_id, url, alt_text, released_caption, number")
             rows.write_parquet(str(path), compression="zstd", row_group_size=SORTED_ROWS)
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             raise storage.StorageError(

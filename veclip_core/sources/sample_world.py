@@ -29,6 +29,8 @@ from veclip_core.sources.sample_packages import PACKAGES, PackageReport, fetch_p
 logger = logging.getLogger(__name__)
 
 SOURCE = "openclipart"
+OPENMOJI_LOOKS = "features_openmoji.npz"
+"""What the evaluation pictures look like, in the world's folder."""
 PICTURES_PREFIX = "/png/"
 """Before a picture's path, in the path of its URL."""
 
@@ -171,7 +173,7 @@ def _without_copies(
     features = config.near_duplicates.features
     compared = [drawing for drawing in drawings if drawing.pixels <= config.max_compared_pixels]
     theirs = cached_looks(
-        [(item.sha256, item.file) for item in evaluation.items], out / "features_openmoji.npz", features, "OpenMoji"
+        [(item.sha256, item.file) for item in evaluation.items], out / OPENMOJI_LOOKS, features, "OpenMoji"
     )
     ours = cached_looks(
         [(drawing.sha256, packages.png / drawing.path) for drawing in compared],

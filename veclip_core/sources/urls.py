@@ -9,13 +9,15 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple
-
-import fsspec
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from veclip_core import storage
 from veclip_core.mendable import Mendable
+from veclip_core.sources.compressed import open_list, open_text_list
 from veclip_core.sources.json_object import NoJson, NotAnObject, entries_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 URL_COLUMNS = ("url", "image_url", "img_url")
 ALT_COLUMNS = ("alt_text", "alt", "caption", "text", "laion_2b", "org_caption")
@@ -95,13 +97,11 @@ class UrlList:
                     yield from self._read_parquet(uri, file)
                 return
             if kind == "json":
-                with fsspec.open(uri, "rb", compression="infer") as file:
+                with open_list(uri) as file:
                     yield from (_row(url, None, caption) for url, caption in entries_of(file))
                 return
-            with fsspec.open(
-                uri, "rt", compression="infer", encoding="utf-8-sig", errors="replace", newline=""
-            ) as file:
-                yield from self._read_jsonl(uri, file) if kind == "jsonl" else self._read_csv(uri, file, kind)
+            with open_text_list(uri, "utf-8-sig", newline="") as text:
+                yield from self._read_jsonl(uri, text) if kind == "jsonl" else self._read_csv(uri, text, kind)
         except ListError:
             raise
         except NoJson as error:
@@ -110,11 +110,7 @@ class UrlList:
             raise ListError(
                 f"{uri}: {error}. A .json list is one object {{url: caption}}; a file with an object a line is .jsonl"
             ) from error
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-        ) as error:  # cut-off or damaged: BadGzipFile, ArrowInvalid, zlib's and lzma's
+        except (OSError, ValueError) as error:  # cut-off or damaged; ArrowInvalid is a ValueError
             raise ListError(f"{uri} can't be read to its end ({error}): fetch it again, or leave it out") from error
 
     def _read_parquet(self, uri: str, file: IO[bytes]) -> Iterator[RawRow]:
@@ -124,7 +120,7 @@ class UrlList:
         chosen = self._choose(uri, parquet.schema_arrow.names)
         names = [name for name in chosen if name is not None]
         for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=names):
-            columns = [batch.column(name).to_pylist() if name else [None] * batch.num_rows for name in chosen]
+            columns = [_cells(batch.column(name)) if name else [None] * batch.num_rows for name in chosen]
             yield from (_row(*values) for values in zip(*columns, strict=True))
 
     def _read_csv(self, uri: str, file: Iterable[str], kind: str) -> Iterator[RawRow]:
@@ -186,6 +182,16 @@ class UrlList:
                 raise ListError(f"{uri} has no column {named!r}. It has {', '.join(names)}")
         by_lower = {name.strip().lower(): name for name in reversed(names)}
         return next((by_lower[word] for word in known if word in by_lower), None)
+
+
+def _cells(column: "pa.Array[Any]") -> list[Any]:
+    """A column's values; texts as bytes where one of them is no UTF-8, as parquet does not forbid."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast(pa.binary()).to_pylist()
 
 
 def format_of(uri: str) -> str:

@@ -21,7 +21,8 @@ from veclip_core.mendable import Mendable
 from veclip_core.tracking import NoTracker, RunStatus, Tracker
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
-from veclip_core.training.data import Batch, Batches, ManifestTable, pictures_for, tokenizer_for
+from veclip_core.training.data import Batch, Batches, pictures_for, tokenizer_for
+from veclip_core.training.manifest_table import ManifestTable
 from veclip_core.training.model import architecture, build_model, encode_texts, normalised, precision_of
 from veclip_core.training.process import StopSignal, attention_for, repeatable
 from veclip_core.training.recipe import Recipe
@@ -105,7 +106,7 @@ def _train(
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if runtime.device == "auto" else runtime.device
     )
-    pictures = pictures_for(recipe, manifest, runtime.cache_folder, runtime.max_cache_bytes, runtime.loader_threads)
+    pictures = pictures_for(recipe, manifest, runtime)
     tokenizer = tokenizer_for(recipe, manifest)
     batches = Batches.of(manifest, pictures, tokenizer, recipe)
     description = architecture(recipe, tokenizer.vocab_size)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from filelock import FileLock
 
 from veclip_core import storage
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from veclip_core.training.data import ManifestTable
+    from veclip_core.training.manifest_table import ManifestTable
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ Fit = Literal["pad", "squash", "crop"]
 CACHE_VERSION = "1"
 """Part of a cache's name: raise it when `square` changes its pixels."""
 DECODED_AT_ONCE = 64
+COPIED_AT_ONCE = 1 << 20
 WHITE = (255, 255, 255)
 
 
@@ -55,19 +58,53 @@ class Pictures(Protocol):
         ...
 
 
+class TarCache:
+    """Remote tars on this machine's disk, each copied whole when it is first read: a random picture of a bucket costs a request,
+    and every epoch would ask for all of them again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def local(self, uri: str) -> Path:
+        """The copy of a tar. Whole or absent: several processes may ask at once, or be killed."""
+        path = self._folder / f"{hashlib.sha256(uri.encode()).hexdigest()[:32]}.tar"
+        if path.exists():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                unfinished = storage.beside(path)
+                try:
+                    with storage.fatal_errors_named(str(path)):
+                        with storage.open_read(uri) as source, open(unfinished, "wb") as target:
+                            shutil.copyfileobj(source, target, COPIED_AT_ONCE)
+                        os.replace(unfinished, path)
+                finally:
+                    unfinished.unlink(missing_ok=True)
+        return path
+
+
 class StreamedPictures:
     """Reads and decodes each picture when it is asked for, through fsspec, on a few threads: any size, any store."""
 
-    def __init__(self, manifest: "ManifestTable", size: int, fit: Fit, threads: int = 4) -> None:
-        self.manifest, self.size, self.fit = manifest, size, fit
+    def __init__(
+        self, manifest: "ManifestTable", size: int, fit: Fit, threads: int = 4, tars: TarCache | None = None
+    ) -> None:
+        self.manifest, self.size, self.fit, self._tars = manifest, size, fit, tars
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         return np.stack(list(self._pool.map(self._read_one, self.manifest.rows(rows))))
 
     def _read_one(self, row: dict[str, Any]) -> np.ndarray:
-        fs, path = storage.filesystem(self.manifest.tar_uri(row["tar"]))
-        data = fs.cat_file(path, start=row["offset"], end=row["offset"] + row["bytes"])
+        uri = self.manifest.tar_uri(row["tar"])
+        if self._tars is not None and not storage.is_local(uri):
+            with open(self._tars.local(uri), "rb") as tar:
+                tar.seek(row["offset"])
+                data = tar.read(row["bytes"])
+        else:
+            fs, path = storage.filesystem(uri)
+            data = fs.cat_file(path, start=row["offset"], end=row["offset"] + row["bytes"])
         return _decode(data, row["tar"], row["offset"], self.size, self.fit)
 
 

@@ -18,6 +18,8 @@ class Runtime:
     """Where decoded pictures are kept between trainings; None decodes at every use."""
     max_cache_bytes: int = 4 * 1024**3
     """Above this, pictures are decoded at every use too."""
+    max_tar_cache_bytes: int = 0
+    """Remote tars are copied into `cache_folder` where a manifest's pictures, as they are stored, take no more than this."""
     device: str = "auto"
     """`auto`: the GPU where there is one."""
     threads: int | None = None

