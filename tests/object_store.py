@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.servers import free_port
 
 BUCKET = "veclip"
 
@@ -24,31 +25,14 @@ class ObjectStore:
         return f"s3://{BUCKET}"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _free_port_with_grpc() -> int:
-    """SeaweedFS serves gRPC ten thousand above each of its ports."""
-    while True:
-        port = free_port()
-        if port > 55_000:
-            continue
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port + 10_000)) != 0:
-                return port
-
-
 @contextmanager
 def object_store(folder: Path) -> Iterator[ObjectStore]:
     """Running until the block ends; its bucket is empty."""
-    port = _free_port_with_grpc()
+    port = free_port()
     keys = {"AWS_ACCESS_KEY_ID": "veclip", "AWS_SECRET_ACCESS_KEY": "a-secret-for-tests"}
     # Two servers that start at once would both take the default of any port that is not given.
     names = ("master.port", "filer.port", "volume.port", "admin.port", "s3.port.iceberg", "s3.port.lance")
-    ports = {name: _free_port_with_grpc() for name in names}
+    ports = {name: free_port() for name in names}
     command = [
         _weed(), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}", f"-bucket={BUCKET}",
         "-master.telemetry=false", "-admin.ui=false", "-webdav=false", *(f"-{name}={value}" for name, value in ports.items()),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import FOREIGN, PROJECT, Deployment
-from tests.object_store import free_port
+from tests.servers import free_port
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [

@@ -233,10 +233,14 @@ def test_killed_at_random_changes(place: Place, undisturbed: Place, seed: int) -
 
 @pytest.fixture(scope="module")
 def removed(undisturbed: Place, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Where three pictures were taken out, undisturbed."""
+    """Where three pictures were taken out, undisturbed: two of the first part and one of the second."""
     listed = tmp_path_factory.mktemp("removed") / "list.txt"
-    origin = environment["VECLIP_ALLOW_HOSTS"]
-    listed.write_text("".join(f"http://{origin}/{n}.png\n" for n in (0, 7, 11)))
+    tables = sorted(name for name in undisturbed.files() if name.startswith("download/") and name.endswith(".parquet"))
+    # The server has another port each time, so that any picture may be in any part, or in one past the scale's two.
+    for name, count in zip(tables, (2, 1), strict=True):
+        table = pq.read_table(f"{undisturbed.root}/tiny/{name}", filters=[("status", "=", "ok")])
+        with open(listed, "a") as file:
+            file.writelines(f"{url}\n" for url in table["url"].to_pylist()[:count])
     folder = tmp_path_factory.mktemp("removed-from")
     place = Place(str(folder / "root"), folder, {**environment, "VECLIP_REMOVED": str(listed)})
     with_data_of(place, undisturbed)

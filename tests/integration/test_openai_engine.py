@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.servers import free_port
 from veclip_core import storage
 from veclip_core.captioning.engines import openai_engine
 from veclip_core.captioning.engines.base import EngineConfig, EngineRuntime, Message, Request, Sampling, opened
@@ -261,12 +261,6 @@ def test_a_server_that_dies_in_the_middle_stops_the_run_and_the_next_run_goes_on
     assert (report.shards, report.rows_ok, report.fallbacks) == (4, 20, 0)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert len(asked) == 5 * (4 - len(finished)), "what was done is not asked again"
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers import free_port
 from veclip_core.outbox import Outbox
 from veclip_core.tracking import MlflowTracker, NoTracker, Tracker, client_for, initialise, metric_name
 
@@ -147,10 +147,7 @@ def test_processes_may_meet_a_fresh_database_at_once(tmp_path: Path) -> None:
 
 def test_work_goes_on_without_a_server(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "veclip_core")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    tracker = MlflowTracker(f"http://127.0.0.1:{port}", connect_deadline_s=60, finish_deadline_s=1)
+    tracker = MlflowTracker(f"http://127.0.0.1:{free_port()}", connect_deadline_s=60, finish_deadline_s=1)
     assert tracker.start_run("training", "run") is None
     began = time.monotonic()
     for step in range(500):
