@@ -108,6 +108,18 @@ def test_a_batch_depends_on_its_step_alone(world: tuple[str, list[str]]) -> None
     assert in_order[0].images_BCHW.shape == (16, 3, 32, 32)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_shares_of_ranks_are_the_batch(world: tuple[str, list[str]], ranks: int) -> None:
+    manifest = load_manifest(*world)
+    pictures, tokenizer = StreamedPictures(manifest, 36, "pad"), tokenizer_for(TINY, manifest)
+    whole = Batches.of(manifest, pictures, tokenizer, TINY).at(3)
+    shares = [Batches.of(manifest, pictures, tokenizer, TINY, rank, ranks).at(3) for rank in range(ranks)]
+    assert torch.equal(torch.cat([share.images_BCHW for share in shares]), whole.images_BCHW)
+    assert torch.equal(torch.cat([share.tokens_BL for share in shares]), whole.tokens_BL)
+    with pytest.raises(ValueError, match="can't be shared by 3 ranks"):
+        Batches.of(manifest, pictures, tokenizer, TINY, 0, 3)
+
+
 def test_the_arms_differ_in_texts_only(world: tuple[str, list[str]]) -> None:
     manifest = load_manifest(*world)
     pictures = StreamedPictures(manifest, 36, "pad")

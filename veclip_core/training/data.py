@@ -118,21 +118,39 @@ class Batches:
     tokenizer: Tokenizer
     recipe: Recipe
     plan: BatchPlan
+    rank: int = 0
+    ranks: int = 1
+    """Processes that share each batch: this one reads its `rank`-th share, a run of the whole batch's rows."""
 
     @classmethod
-    def of(cls, manifest: ManifestTable, pictures: Pictures, tokenizer: Tokenizer, recipe: Recipe) -> "Batches":
-        return cls(manifest, pictures, tokenizer, recipe, BatchPlan.of(len(manifest), recipe, manifest.sources))
+    def of(
+        cls,
+        manifest: ManifestTable,
+        pictures: Pictures,
+        tokenizer: Tokenizer,
+        recipe: Recipe,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> "Batches":
+        """Raises ValueError where the ranks can't share a batch evenly."""
+        plan = BatchPlan.of(len(manifest), recipe, manifest.sources)
+        if plan.batch_size % ranks:
+            raise ValueError(f"a batch of {plan.batch_size} can't be shared by {ranks} ranks: choose a divisor of it")
+        return cls(manifest, pictures, tokenizer, recipe, plan, rank, ranks)
 
     def at(self, step: int) -> Batch:
+        """The rank's share of a step's batch (from 0). What all shares hold together does not depend on the number of ranks."""
         import torch
 
         epoch, positions, before = self.plan.at(step)
+        share = slice(*(self.plan.batch_size * end // self.ranks for end in (self.rank, self.rank + 1)))
+        positions, before = positions[share], before[share]
         drawn = [
             caption_of(row, self.recipe.seed, int(times), self.recipe.weights)
             for row, times in zip(self.manifest.rows(positions), before, strict=True)
         ]
         texts = tuple(text for text, _, _ in drawn)
-        images_BHWC = self._cropped(self.pictures.read(positions), step)
+        images_BHWC = self._cropped(self.pictures.read(positions), step, share)
         return Batch(
             step=step,
             epoch=epoch,
@@ -143,14 +161,14 @@ class Batches:
             fallbacks=sum(fell_back for _, _, fell_back in drawn),
         )
 
-    def _cropped(self, pictures_BSSC: np.ndarray, step: int) -> np.ndarray:
-        """Random crops, some mirrored, drawn from the step's own stream."""
+    def _cropped(self, pictures_BSSC: np.ndarray, step: int, share: slice) -> np.ndarray:
+        """Random crops, some mirrored, drawn for the whole batch from the step's own stream."""
         side = self.recipe.image_size
-        count, margin = len(pictures_BSSC), self.pictures.size - side
+        count, margin = self.plan.batch_size, self.pictures.size - side
         random = np.random.default_rng([self.recipe.seed, _CROP, step])
-        tops, lefts = random.integers(0, margin + 1, size=(2, count))
-        mirrored = random.random(count) < (0.5 if self.recipe.flip else 0.0)
-        images_BHWC = np.empty((count, side, side, 3), dtype=np.uint8)
+        tops, lefts = random.integers(0, margin + 1, size=(2, count))[:, share]
+        mirrored = random.random(count)[share] < (0.5 if self.recipe.flip else 0.0)
+        images_BHWC = np.empty((len(pictures_BSSC), side, side, 3), dtype=np.uint8)
         for image, picture, top, left, mirror in zip(images_BHWC, pictures_BSSC, tops, lefts, mirrored, strict=True):
             crop = picture[top : top + side, left : left + side]
             image[:] = crop[:, ::-1] if mirror else crop
