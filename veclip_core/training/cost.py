@@ -109,8 +109,8 @@ def memory_of(
 ) -> Memory:
     """An estimate for each of `ranks` devices.
 
-    With P parameters, B samples a batch, b of them at a time on a device (the micro-batch of a gradient cache, else B / ranks), A bytes
-    of activations a sample and D numbers an embedding:
+    With P parameters, B samples a contrastive batch, b of them at a time on a device (the micro-batch of a gradient cache, else
+    B / ranks), A bytes of activations a sample and D numbers an embedding:
 
         weights 4 P + gradients 4 P + AdamW 8 P (+ EMA 4 P), over the ranks under FSDP
         copies  2 P in half precision; DDP over several ranks: 4 P; FSDP: two gathered blocks of 4 bytes a parameter

@@ -33,9 +33,9 @@ class LiveMetrics:
     def interval(self, samples: int, seconds: float, wait_s: float) -> dict[str, float]:
         """Metrics of `seconds` in which all ranks together took `samples`, and this one waited `wait_s` for its batches.
 
-        `samples_per_s`, `data_wait` (share of the time), `memory_gb` (of a GPU the most that was allocated since the start, on a CPU
-        what the process holds now), and `mfu`: the share of the devices' peak (`devices.py`) that the model's FLOPs make up (as in
-        PaLM, arXiv 2204.02311, appendix B). On a CPU or an unknown device there is no `mfu`.
+        `samples_per_s`, `data_wait` (share of the time), `memory_gb` (of a GPU the most that was allocated since the start, on a
+        CPU what the process holds now), and `mfu`: the share of the devices' peak (`devices.py`) that the model's FLOPs make up
+        (as in PaLM, arXiv 2204.02311, appendix B). On a CPU or an unknown device there is no `mfu`.
         """
         seconds = max(seconds, 1e-9)
         rate = samples / seconds
