@@ -41,10 +41,14 @@ DEVICES: tuple[Device, ...] = (
 )
 
 
+LESS = re.compile(r"\b(MIG|Laptop|Max-Q|4090 D|vGPU)\b", re.IGNORECASE)
+"""Names of slices and of slower kinds, which have their big sibling's name in theirs."""
+
+
 def device_named(name: str) -> Device | None:
     """The device of that name, or None for a CPU and whatever is not in the table: no number is better than a guess."""
     for device in DEVICES:
         pattern = r"[\s-]*".join(map(re.escape, device.name.split()))
         if re.search(rf"(?<![A-Za-z0-9]){pattern}(?![A-Za-z0-9])", name, re.IGNORECASE):
-            return device
+            return None if LESS.search(name) else device
     return None
