@@ -1,6 +1,6 @@
 """Does what wants a GPU run on the one that is there, and how fast: `make gpu-smoke`, ten minutes at most.
 
-    python benchmarks/gpu_smoke.py [--json FILE] [--only TEXT] [--captioner NAME]
+    python benchmarks/gpu_smoke.py [--json FILE] [--only CHECK ...] [--captioner NAME]
 
 Each check is a process of its own with a time limit, so that one that fails or hangs does not hide the others; the exit code is 1
 where one does. Without a GPU the same checks run small, on the CPU, but for those that say nothing there. The describing model is a
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -193,7 +193,7 @@ def outcome(options: Options, within_s: float) -> dict[str, Any]:
             end_all_of(process)
     found: dict[str, Any] = {"ok": code == 0, "seconds": round(time.monotonic() - started, 1)}
     if code is None:
-        return found | {"error": f"not done within {within_s:.0f} s"}
+        return found | {"error": f"not done within {within_s:g} s"}
     if code:
         return found | {"error": error_in(log.read_text(errors="replace"))}
     return found | json.loads(result.read_text())
@@ -225,13 +225,13 @@ def other_loss(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def all_checks(only: str, captioner: str, folder: str) -> dict[str, Any]:
+def all_checks(only: Sequence[str], captioner: str, folder: str) -> dict[str, Any]:
     from tests.unit.training_world import write_world
     from veclip_core.pipeline.rate_table import device_name
 
     on: Literal["cuda", "cpu"] = "cuda" if gpus() else "cpu"
     write_world(Path(folder) / "world", *PICTURES[on])
-    chosen = [name for name, check in CHECKS.items() if only in name and (on == "cuda" or not check.gpu_only)]
+    chosen = [name for name, check in CHECKS.items() if name in only and (on == "cuda" or not check.gpu_only)]
     ends, found = time.monotonic() + ALL_WITHIN_S, {}
     for name in chosen:
         left = ends - time.monotonic()
@@ -291,7 +291,7 @@ def keep_rates(result: Mapping[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--only", default="", help="checks whose name holds this")
+    parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="these checks alone")
     parser.add_argument(
         "--captioner", default="", help="describe and fuse with the models of this captioner, such as default"
     )

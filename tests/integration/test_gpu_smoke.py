@@ -1,0 +1,90 @@
+"""`make gpu-smoke` where there is no GPU: its checks run small, and one that fails hides no other."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FOREIGN, PROJECT
+from veclip_core.settings import Settings
+from veclip_core.training.report import Runtime
+
+sys.path.append(str(PROJECT / "benchmarks"))
+import gpu_smoke
+
+WAYS = ["gradient-cache", "activation-checkpointing", "fsdp"]
+HAS_WAYS = {"micro_batch", "checkpoint_activations", "parallel"} <= {one.name for one in fields(Runtime)}
+
+
+def smoke(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, object]]:
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "benchmarks" / "gpu_smoke.py"), "--json", str(tmp_path / "smoke.json"), *arguments],
+        env={**FOREIGN, "CUDA_VISIBLE_DEVICES": "", "VECLIP_CACHE": str(own_cache()), "VECLIP_ROOT": str(tmp_path / "root")},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert (tmp_path / "smoke.json").exists(), done.stdout + done.stderr
+    return done.returncode, json.loads((tmp_path / "smoke.json").read_text())
+
+
+def own_cache() -> Path:
+    """The application's own: the conversion of SmolLM2 takes 15 seconds."""
+    return Settings.from_environment().cache_folder
+
+
+def test_both_engines_run_and_tell_their_rates(tmp_path: Path) -> None:
+    code, found = smoke(tmp_path, "--only", "describe", "fuse")
+    assert code == 0, found
+    assert found["ok"] is True
+    assert found["on"] == "cpu"
+    assert found["versions"]["torch"]  # type: ignore[index]
+    checks: dict[str, dict[str, float]] = found["checks"]  # type: ignore[assignment]
+    assert checks["describe"]["describe_per_s"] > 0
+    assert checks["fuse"]["fuse_tokens_per_s"] > 0
+    assert not (tmp_path / "root").exists(), "rates of a CPU at tiny sizes are in no table"
+
+
+def test_a_check_that_fails_hides_no_other(tmp_path: Path) -> None:
+    code, found = smoke(tmp_path, "--only", "bf16", "fuse", "--captioner", "nobody")
+    checks: dict[str, dict[str, object]] = found["checks"]  # type: ignore[assignment]
+    assert code == 1
+    assert checks["bf16"]["ok"] is True
+    assert checks["fuse"]["ok"] is False
+    assert "nobody" in str(checks["fuse"]["error"])
+
+
+@pytest.mark.skipif(not HAS_WAYS, reason="the loop has no gradient cache, no activation checkpointing and no FSDP yet")
+def test_other_ways_of_computing_come_to_the_same_loss(tmp_path: Path) -> None:
+    code, found = smoke(tmp_path, "--only", "bf16", *WAYS)
+    assert code == 0, found
+    checks: dict[str, dict[str, object]] = found["checks"]  # type: ignore[assignment]
+    assert list(checks) == ["bf16", *WAYS]
+    assert all(one["samples_per_s"] for one in checks.values())
+
+
+def test_a_check_that_hangs_is_ended(tmp_path: Path) -> None:
+    began = time.monotonic()
+    found = gpu_smoke.outcome(gpu_smoke.Options("bf16", "cpu", str(tmp_path), ""), within_s=0.3)
+    assert found["ok"] is False
+    assert found["error"] == "not done within 0.3 s"
+    assert time.monotonic() - began < 10
+
+
+def test_another_loss_than_the_plain_way_is_a_failure() -> None:
+    found = {
+        "bf16": {"first_loss": 2.0},
+        "compile": {"first_loss": 2.03},
+        "fsdp": {"first_loss": 2.2},
+        "fuse": {"ok": True},
+    }
+    assert list(gpu_smoke.other_loss(found)) == ["fsdp"]
+
+
+def test_the_error_is_the_line_that_says_it() -> None:
+    log = "Traceback (most recent call last):\n  File x\ntorch.OutOfMemoryError: CUDA out of memory\nE1122 elastic: failed\n"
+    assert gpu_smoke.error_in(log) == "torch.OutOfMemoryError: CUDA out of memory"
+    assert gpu_smoke.error_in("") == "nothing was said"
