@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -152,23 +153,24 @@ def train(
     settings = Settings.from_environment()
     chain = Chain(settings, scale_of(scale))
     changed = overrides(steps, recipe if recipe != chain.scale.recipe else "")
-    if not dry_run:
-        train_one(chain, arm, seed, changed)
-        return
     from veclip_core.pipeline.plan import Machines, make_plan
     from veclip_core.pipeline.training import recipe_of
 
-    price = settings.device_hour_price if device_hour_price is None else device_hour_price
     machines = Machines(
         devices=devices,
         device=device,
-        device_hour_price=price,
+        device_hour_price=settings.device_hour_price if device_hour_price is None else device_hour_price,
         mfu=mfu,
         micro_batch=micro_batch,
         parallel="fsdp" if fsdp else "ddp",
         checkpoint_activations=checkpoint_activations,
         precision=precision,
     )
+    if not dry_run:
+        if as_json or device_hour_price is not None or replace(machines, device_hour_price=0.0) != Machines():
+            raise typer.BadParameter("--json, --devices and what else describes a plan go with --dry-run")
+        train_one(chain, arm, seed, changed)
+        return
     plan = make_plan(chain, arm, recipe_of(chain, arm, seed, changed), machines)
     typer.echo(json.dumps(plan.as_json(), indent=2) if as_json else plan_text(plan))
 

@@ -1,20 +1,22 @@
 """The plan of a training: what is counted, what is estimated, and from what."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from veclip_core.cli import app
-from veclip_core.pipeline import training_rates
+from veclip_core.pipeline import rate_table, training_rates
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.plan import Machines, Plan, PlanError, make_plan
 from veclip_core.pipeline.training import recipe_of
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
-from veclip_core.shards import NotMadeYet
+from veclip_core.shards import Current, NotMadeYet, promote
 from veclip_core.training.recipe import RECIPES
+from veclip_core.training.report import TrainReport
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -76,6 +78,28 @@ def test_a_measured_rate_of_the_same_model_and_device_is_taken(chain: Chain, mon
     assert plan_of(chain, device="NVIDIA A100").hours is None
 
 
+def test_a_training_leaves_its_rate_behind_where_it_tells_something(chain: Chain) -> None:
+    made = dict.fromkeys((one.name for one in fields(TrainReport)), 0) | {"precision": "fp32", "samples_per_s": 500.0}
+    for steps, resumed_at in ((300, 0), (300, 300), (10, 0)):
+        report = TrainReport(**made | {"steps": steps, "resumed_at": resumed_at})  # type: ignore[arg-type]
+        training_rates.note_training(chain.settings, RECIPES["12m"], report)
+    (row,) = rate_table.read(chain.settings, training_rates.TABLE)
+    assert (row["model"], row["what"]) == ("ViT-B-16", "a training of 300 steps")
+    assert plan_of(chain).samples_per_s == 500, "on this machine's own device"
+
+
+def test_epochs_are_of_the_manifest_that_is_there(chain: Chain, tmp_path: Path) -> None:
+    promote(chain.root, chain.source, Current("mix", "12m", "i", "digest", 12, 100, 12, False, {}, 8_000_000), 1)
+    plan = plan_of(chain)
+    assert (plan.rows, plan.rows_from, plan.epochs) == (8_000_000, "manifest_12m", 48)
+    promote(chain.root, chain.source, Current("mix", "12m", "j", "digest", 1, 1, 1, True, {}, 100), 1)
+    trial = plan_of(chain)
+    assert (trial.rows_from, trial.batch_size) == ("manifest_12m, which is partial", 100)
+    sample = plan_of(Chain(Settings(root=str(tmp_path)), SCALES["sample"]))
+    assert sample.parameters_from.startswith("counted with CLIP's whole vocabulary")
+    assert sample.rows == 4_000
+
+
 def test_what_can_not_be_planned_says_why(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="8,192 can't be shared by 3 devices"):
         plan_of(chain, devices=3)
@@ -97,5 +121,5 @@ def test_the_command_plans_and_trains_nothing(tmp_path: Path, monkeypatch: pytes
     assert text.count("(estimate") == 3, "memory, time and money say that they are"
     assert "986.5 million parameters (counted)" in text
     assert not (tmp_path / "root").exists()
-    refused = CliRunner().invoke(app, ["train", "--recipe", "4m", "--dry-run"])
-    assert refused.exit_code == 2
+    for refused in (["--recipe", "4m", "--dry-run"], ["--arm", "clop", "--dry-run"], ["--devices", "8"], ["--json"]):
+        assert CliRunner().invoke(app, ["train", *refused]).exit_code == 2, refused

@@ -83,16 +83,16 @@ def make_plan(chain: Chain, arm: str, recipe: Recipe, machines: Machines) -> Pla
         NotMadeYet: for the scale `own` without a manifest, whose size nobody can name.
         PlanError: when the batch can't be shared by the devices.
     """
-    if recipe.batch_size % machines.devices:
-        raise PlanError(
-            f"a batch of {recipe.batch_size:,} can't be shared by {machines.devices} devices: choose a number that divides it"
-        )
     rows, rows_from = _rows(chain, arm)
+    batch_size = min(recipe.batch_size, rows)
+    if batch_size % machines.devices:
+        raise PlanError(
+            f"a batch of {batch_size:,} can't be shared by {machines.devices} devices: choose a number that divides it"
+        )
     vocab_size, exact = _vocabulary(chain, arm, recipe)
     description = architecture(recipe, vocab_size)
     half_precision = machines.precision != "fp32"
     size = size_of(description, half_precision)
-    batch_size = min(recipe.batch_size, rows)
     cached = machines.micro_batch is not None and machines.micro_batch < batch_size // machines.devices
     forward = forward_flops(description)
     flops = training_flops(forward, computed_twice=cached + machines.checkpoint_activations)
