@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,7 +63,7 @@ class Check:
     precision: Literal["bf16", "fp32"] = "bf16"
     gpu_only: bool = False
     launched: bool = False
-    """By torchrun, a rank on each GPU."""
+    """By torchrun, a rank on each GPU, or two on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def train_some(options: Options) -> dict[str, float]:
     )
     world = folder / "world"
     manifest = load_manifest(str(world), sorted(str(path.relative_to(world)) for path in world.glob("mix/*.parquet")))
-    with joined(options.on) if check.launched else nullcontext({}) as among:
+    with among_ranks(options) as among:
         out = folder / f"training {options.check}"
         report = train(recipe_of(options.check, options.on), manifest, out, runtime=runtime, **among)
     settled = [entry["samples_per_s"] for entry in report.history[1:]]
@@ -113,11 +113,56 @@ def train_some(options: Options) -> dict[str, float]:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[dict[str, Any]]:
+def among_ranks(options: Options) -> Iterator[dict[str, Any]]:
+    if not CHECKS[options.check].launched:
+        yield {}
+        return
     from veclip_core.training.world import World
 
-    with World.joined(device) as world:
+    with World.joined(options.on) as world:
         yield {"world": world}
+
+
+def shard_some(options: Options) -> dict[str, float]:
+    """FSDP2: through the loop where there are several ranks. One rank the loop does not shard: there it is done here, on its model."""
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        return train_some(options)
+    import torch
+    import torch.distributed as dist
+    from open_clip.loss import ClipLoss
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from veclip_core.training.model import architecture, build_model
+    from veclip_core.training.texts import BpeTokenizer
+
+    recipe = recipe_of(options.check, options.on)
+    tokens_BL = BpeTokenizer(recipe.context_length)([f"picture {n}" for n in range(recipe.batch_size)]).to(options.on)
+    images_BCHW = torch.randn(recipe.batch_size, 3, recipe.image_size, recipe.image_size, device=options.on)
+    description = architecture(recipe, BpeTokenizer(recipe.context_length).vocab_size)
+    dist.init_process_group("nccl" if options.on == "cuda" else "gloo")
+    model = build_model(description).to(options.on).train()
+    mesh = init_device_mesh(options.on, (1,))
+    for part in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
+        fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh, ignored_params={model.logit_scale})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate)
+    losses, before = [], time.perf_counter()
+    for step in range(recipe.steps):
+        if step == recipe.steps // 2:
+            before = time.perf_counter()  # what came before was loading and warming up
+        with torch.autocast(options.on, torch.bfloat16):
+            images_BD, texts_BD, scale = model(images_BCHW, tokens_BL)
+        loss = ClipLoss()(images_BD.float(), texts_BD.float(), scale)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())  # waits for the GPU
+    seconds = time.perf_counter() - before
+    dist.destroy_process_group()
+    if not losses[-1] < losses[0]:
+        raise AssertionError(f"the loss went from {losses[0]:.4f} to {losses[-1]:.4f} over one batch again and again")
+    return {"samples_per_s": round((recipe.steps - recipe.steps // 2) * recipe.batch_size / seconds, 2)}
 
 
 def describe(options: Options) -> dict[str, float]:
@@ -163,7 +208,7 @@ CHECKS: dict[str, Check] = {
     "compile": Check(train_some, {"compile": True}, gpu_only=True),
     "gradient-cache": Check(train_some, {"micro_batch": 4}),
     "activation-checkpointing": Check(train_some, {"checkpoint_activations": True}),
-    "fsdp": Check(train_some, {"parallel": "fsdp"}, launched=True),
+    "fsdp": Check(shard_some, {"parallel": "fsdp"}, launched=True),
     "describe": Check(describe),
     "fuse": Check(fuse),
 }
@@ -180,8 +225,14 @@ def outcome(options: Options, within_s: float) -> dict[str, Any]:
     script = [__file__, "--check", json.dumps(asdict(options)), "--json", str(result)]
     command = [sys.executable, *script]
     if CHECKS[options.check].launched:
-        ranks = max(1, gpus())
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *script]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={ranks()}",
+            *script,
+        ]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with open(log, "wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
@@ -257,6 +308,11 @@ def gpus() -> int:
     return int(torch.cuda.device_count())
 
 
+def ranks() -> int:
+    """As many as share a batch evenly; on the CPU two."""
+    return 1 << (gpus().bit_length() - 1) if gpus() else 2
+
+
 def versions() -> dict[str, str]:
     import torch
 
@@ -275,14 +331,14 @@ def keep_rates(result: Mapping[str, Any]) -> None:
     settings = Settings.from_environment()
     for name, one in result["checks"].items():
         check = CHECKS[name]
-        if result["on"] == "cuda" and one["ok"] and check.run is train_some:
+        if result["on"] == "cuda" and one["ok"] and "samples_per_s" in one:
             note(
                 settings,
                 recipe_of(name, "cuda"),
                 samples_per_s=one["samples_per_s"],
                 precision=check.precision,
                 what=f"gpu-smoke, {name}",
-                ranks=result["gpus"] if check.launched else 1,
+                ranks=ranks() if check.launched else 1,
                 gradient_cache="micro_batch" in check.how,
                 checkpoint_activations="checkpoint_activations" in check.how,
             )

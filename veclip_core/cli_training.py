@@ -145,6 +145,8 @@ def train(
 ) -> None:
     """Train an arm of a scale, as `veclip run ARM` does, or with --dry-run say what it will take."""
     from veclip_core.pipeline.data import Chain
+    from veclip_core.pipeline.plan import Machines, make_plan
+    from veclip_core.pipeline.training import recipe_of
 
     if arm not in ARMS:
         raise typer.BadParameter(f"there is no arm {arm!r}; there are {', '.join(ARMS)}")
@@ -153,9 +155,6 @@ def train(
     settings = Settings.from_environment()
     chain = Chain(settings, scale_of(scale))
     changed = overrides(steps, recipe if recipe != chain.scale.recipe else "")
-    from veclip_core.pipeline.plan import Machines, make_plan
-    from veclip_core.pipeline.training import recipe_of
-
     machines = Machines(
         devices=devices,
         device=device,
