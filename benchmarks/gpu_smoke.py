@@ -63,7 +63,7 @@ class Check:
     precision: Literal["bf16", "fp32"] = "bf16"
     gpu_only: bool = False
     launched: bool = False
-    """By torchrun, a rank on each GPU, or two on the CPU."""
+    """By torchrun."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class Options:
     check: str
     on: Literal["cuda", "cpu"]
     folder: str
-    captioner: str
+    captioner: str = ""
+    ranks: int = 1
+    """Of a check that is launched."""
 
 
 def recipe_of(check: str, on: str) -> "Recipe":
@@ -124,7 +126,7 @@ def among_ranks(options: Options) -> Iterator[dict[str, Any]]:
 
 
 def shard_some(options: Options) -> dict[str, float]:
-    """FSDP2: through the loop where there are several ranks. One rank the loop does not shard: there it is done here, on its model."""
+    """FSDP2: through the loop where there are several ranks. The loop shards nothing over one rank: that is done here, on its model."""
     if int(os.environ["WORLD_SIZE"]) > 1:
         return train_some(options)
     import torch
@@ -230,7 +232,7 @@ def outcome(options: Options, within_s: float) -> dict[str, Any]:
             "-m",
             "torch.distributed.run",
             "--standalone",
-            f"--nproc-per-node={ranks()}",
+            f"--nproc-per-node={options.ranks}",
             *script,
         ]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -276,7 +278,7 @@ def other_loss(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def all_checks(only: Sequence[str], captioner: str, folder: str) -> dict[str, Any]:
+def all_checks(only: Sequence[str], captioner: str, ranks: int, folder: str) -> dict[str, Any]:
     from tests.unit.training_world import write_world
     from veclip_core.pipeline.rate_table import device_name
 
@@ -286,7 +288,7 @@ def all_checks(only: Sequence[str], captioner: str, folder: str) -> dict[str, An
     ends, found = time.monotonic() + ALL_WITHIN_S, {}
     for name in chosen:
         left = ends - time.monotonic()
-        found[name] = outcome(Options(name, on, folder, captioner), max(1.0, min(CHECK_WITHIN_S, left)))
+        found[name] = outcome(Options(name, on, folder, captioner, ranks), max(1.0, min(CHECK_WITHIN_S, left)))
         print(f"{'ok    ' if found[name]['ok'] else 'FAILED'}  {name:<26}{found[name]}", flush=True)
     for name, wrong in other_loss(found).items():
         found[name] |= {"ok": False, "error": wrong}
@@ -297,6 +299,7 @@ def all_checks(only: Sequence[str], captioner: str, folder: str) -> dict[str, An
         "on": on,
         "device": device_name(),
         "gpus": gpus(),
+        "ranks": ranks,
         "versions": versions(),
         "checks": found,
     }
@@ -308,9 +311,9 @@ def gpus() -> int:
     return int(torch.cuda.device_count())
 
 
-def ranks() -> int:
-    """As many as share a batch evenly; on the CPU two."""
-    return 1 << (gpus().bit_length() - 1) if gpus() else 2
+def default_ranks() -> int:
+    """As many GPUs as share a batch evenly, or one process on the CPU."""
+    return 1 << max(0, gpus().bit_length() - 1)
 
 
 def versions() -> dict[str, str]:
@@ -338,7 +341,7 @@ def keep_rates(result: Mapping[str, Any]) -> None:
                 samples_per_s=one["samples_per_s"],
                 precision=check.precision,
                 what=f"gpu-smoke, {name}",
-                ranks=ranks() if check.launched else 1,
+                ranks=result["ranks"] if check.launched else 1,
                 gradient_cache="micro_batch" in check.how,
                 checkpoint_activations="checkpoint_activations" in check.how,
             )
@@ -351,6 +354,7 @@ def main() -> int:
     parser.add_argument(
         "--captioner", default="", help="describe and fuse with the models of this captioner, such as default"
     )
+    parser.add_argument("--ranks", type=int, help="processes of the check fsdp; by default one a GPU")
     parser.add_argument("--check", type=json.loads, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.check:
@@ -360,7 +364,7 @@ def main() -> int:
             chosen.json.write_text(json.dumps(rates))
         return 0
     with tempfile.TemporaryDirectory(prefix="gpu-smoke-") as folder:
-        result = all_checks(chosen.only, chosen.captioner, folder)
+        result = all_checks(chosen.only, chosen.captioner, chosen.ranks or default_ranks(), folder)
     keep_rates(result)
     if chosen.json:
         chosen.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -66,9 +66,18 @@ def test_other_ways_of_computing_come_to_the_same_loss(tmp_path: Path) -> None:
     assert all(one["samples_per_s"] for one in checks.values())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_WAYS, reason="the loop has no FSDP yet")
+def test_two_ranks_shard_through_the_loop(tmp_path: Path) -> None:
+    code, found = smoke(tmp_path, "--only", "bf16", "fsdp", "--ranks", "2")
+    checks: dict[str, dict[str, object]] = found["checks"]  # type: ignore[assignment]
+    assert code == 0, found
+    assert checks["fsdp"]["first_loss"] == pytest.approx(checks["bf16"]["first_loss"], rel=0.02)
+
+
 def test_a_check_that_hangs_is_ended(tmp_path: Path) -> None:
     began = time.monotonic()
-    found = gpu_smoke.outcome(gpu_smoke.Options("bf16", "cpu", str(tmp_path), ""), within_s=0.3)
+    found = gpu_smoke.outcome(gpu_smoke.Options("bf16", "cpu", str(tmp_path)), within_s=0.3)
     assert found["ok"] is False
     assert found["error"] == "not done within 0.3 s"
     assert time.monotonic() - began < 10
