@@ -69,7 +69,13 @@ def outcome(options: Options, within_s: float) -> dict[str, Any]:
 
 
 def end_all_of(process: "subprocess.Popen[bytes]") -> None:
-    """A check's engines and ranks are in its process group, and must not outlive it: the next check wants the GPU."""
+    """A check's engines and ranks must not outlive it: the next check wants the GPU. torchrun gives ranks sessions of their own."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
