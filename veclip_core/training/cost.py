@@ -1,6 +1,6 @@
 """What a model costs before it is trained: parameters, FLOPs, memory. Counted on models without memory of their own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -167,8 +167,7 @@ def _kept(model: "CLIP", description: Mapping[str, Any], count: int) -> _Kept:
     hooks = []
     for number, block in enumerate(_blocks(model)):
         hooks += [block.register_forward_pre_hook(partial(enter, number)), block.register_forward_hook(leave)]
-    unpack: Callable[[Any], Any] = lambda tensor: tensor  # noqa: E731
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+    with torch.autograd.graph.saved_tensors_hooks(pack, _unchanged):
         outputs = _encode(model, description, count)
     for hook in hooks:
         hook.remove()
@@ -178,6 +177,10 @@ def _kept(model: "CLIP", description: Mapping[str, Any], count: int) -> _Kept:
         by_block[block_number] = by_block.get(block_number, 0) + storage.nbytes()
     outside = by_block.pop(None, 0)
     return _Kept(outside + sum(by_block.values()), outside + inputs + max(by_block.values(), default=0))
+
+
+def _unchanged(tensor: "torch.Tensor") -> "torch.Tensor":
+    return tensor
 
 
 def _storage(tensor: "torch.Tensor") -> int:
