@@ -48,10 +48,13 @@ def test_activations_are_those_of_the_known_formula() -> None:
     assert size.checkpointed_bytes == pytest.approx(2 * widths + 32 * 197 * 768, rel=0.3)
     assert size_of(described("ViT-B-16"), half_precision=False).activation_bytes > 1.8 * size.activation_bytes
     assert size.largest_block == 12 * 768**2 + 13 * 768
+    assert size.outside_blocks == size.parameters - 12 * (12 * 768**2 + 13 * 768) - 12 * (12 * 512**2 + 13 * 512)
 
 
 def test_memory_adds_up_by_the_formula() -> None:
-    size = ModelSize(parameters=1_000, largest_block=100, activation_bytes=50, checkpointed_bytes=10)
+    size = ModelSize(
+        parameters=1_000, largest_block=100, outside_blocks=300, activation_bytes=50, checkpointed_bytes=10
+    )
     common = {"batch_size": 64, "embed_dim": 4, "ranks": 4, "ema": True, "half_precision": True}
     ddp = memory_of(size, **common, micro_batch=None, parallel="ddp", checkpoint_activations=False)  # type: ignore[arg-type]
     assert (ddp.weights, ddp.gradients, ddp.optimizer, ddp.ema) == (4_000, 4_000, 8_000, 4_000)
@@ -59,4 +62,4 @@ def test_memory_adds_up_by_the_formula() -> None:
     assert ddp.total == 20_000 + 6_000 + 800 + 28_672
     fsdp = memory_of(size, **common, micro_batch=2, parallel="fsdp", checkpoint_activations=True)  # type: ignore[arg-type]
     assert (fsdp.weights, fsdp.gradients, fsdp.optimizer, fsdp.ema) == (1_000, 1_000, 2_000, 1_000)
-    assert (fsdp.copies, fsdp.activations) == (2_800, 2 * 10)
+    assert (fsdp.copies, fsdp.activations) == (2_000 + 1_200 + 800, 2 * 10)

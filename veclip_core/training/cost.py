@@ -45,7 +45,9 @@ class ModelSize:
 
     parameters: int
     largest_block: int
-    """Parameters of the largest block: what FSDP gathers at a time."""
+    """Parameters of the largest block: of blocks FSDP gathers one at a time, and the next."""
+    outside_blocks: int
+    """Parameters that are in no block, such as the tokens' embedding: FSDP gathers them for a whole step."""
     activation_bytes: int
     """Kept of one sample for its backward pass."""
     checkpointed_bytes: int
@@ -67,10 +69,12 @@ def size_of(description: Mapping[str, Any], half_precision: bool) -> ModelSize:
             with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
                 kept.append(_kept(model, description, count))
         one, two = kept
-        blocks = _blocks(model)
+        parameters = _count(model)
+        blocks = [_count(block) for block in _blocks(model)]
         return ModelSize(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            largest_block=max((sum(p.numel() for p in block.parameters()) for block in blocks), default=0),
+            parameters=parameters,
+            largest_block=max(blocks, default=0),
+            outside_blocks=parameters - sum(blocks),
             activation_bytes=two.all - one.all,
             checkpointed_bytes=two.checkpointed - one.checkpointed,
         )
@@ -113,7 +117,7 @@ def memory_of(
     B / ranks), A bytes of activations a sample and D numbers an embedding:
 
         weights 4 P + gradients 4 P + AdamW 8 P (+ EMA 4 P), over the ranks under FSDP
-        copies  2 P in half precision; DDP over several ranks: 4 P; FSDP: two gathered blocks of 4 bytes a parameter
+        copies  2 P in half precision; DDP over several ranks: 4 P; FSDP: 4 bytes a parameter of two blocks and of what is in none
         A b     with A as counted by `size_of`, with activation checkpointing or without
         loss    24 bytes x B / ranks x B, and the gathered embeddings with their gradients: 16 B D
     """
@@ -122,7 +126,7 @@ def memory_of(
     at_once = min(micro_batch or share, share)
     copies = 2 * size.parameters if half_precision else 0
     if parallel == "fsdp":
-        copies += 2 * 4 * size.largest_block
+        copies += 4 * (size.outside_blocks + 2 * size.largest_block)
     elif ranks > 1:
         copies += 4 * size.parameters
     states = {name: each * size.parameters // sharded for name, each in STATES.items()}
@@ -181,6 +185,10 @@ def _kept(model: "CLIP", description: Mapping[str, Any], count: int) -> _Kept:
 
 def _unchanged(tensor: "torch.Tensor") -> "torch.Tensor":
     return tensor
+
+
+def _count(module: "torch.nn.Module") -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _storage(tensor: "torch.Tensor") -> int:
