@@ -29,7 +29,8 @@ ON_CPU = {
 PICTURES = {"cuda": (512, 256), "cpu": (32, 64)}
 """How many, and their side in pixels."""
 LOGGED_EVERY = {"cuda": 5, "cpu": 2}
-CAPTIONS = {"cuda": 64, "cpu": 8}
+CAPTIONS = {"cuda": (64, 8), "cpu": (4, 1)}
+"""How many are timed, and how many come before."""
 
 
 @dataclass(frozen=True)
@@ -150,34 +151,34 @@ def describe(options: Options) -> dict[str, float]:
     from veclip_core.pipeline.rates import describing_rates
     from veclip_core.scales import SCALES
 
-    return describing_rates(captioning_settings(options), SCALES["sample"], CAPTIONS[options.on])
+    return describing_rates(captioning_settings(options), SCALES["sample"], *CAPTIONS[options.on])
 
 
 def fuse(options: Options) -> dict[str, float]:
     from veclip_core.pipeline.rates import fusing_rates
     from veclip_core.scales import SCALES
 
-    return fusing_rates(captioning_settings(options), SCALES["sample"], CAPTIONS[options.on])
+    return fusing_rates(captioning_settings(options), SCALES["sample"], *CAPTIONS[options.on])
 
 
 def captioning_settings(options: Options) -> "Settings":
-    """The captioner that was named, else SmolLM2 with eyes of random weights. What is found out of them stays in the folder."""
+    """Of the captioner that was named; else eyes of random weights and SmolLM2, on the CPU random weights too."""
+    from tests.tiny_llava import save_tiny_llava
+    from tests.tiny_llm import save_tiny_llm
     from veclip_core.settings import Settings
 
     settings = Settings.from_environment()
-    changed: dict[str, Any] = {
-        "root": options.folder,
-        "cache": str(settings.cache_folder),
-        "captioner": options.captioner,
-    }
-    if not options.captioner:
-        changed |= {"captioner": "sample", "fuser": "", "describer": ""}
+    weights, folder = settings.cache_folder / "weights", Path(options.folder)
+    # What engines find out of a model stays in the folder.
+    changed: dict[str, Any] = {"root": options.folder, "cache": str(settings.cache_folder)}
+    if options.captioner:
+        changed["captioner"] = options.captioner
+    else:
+        changed |= {"captioner": "sample", "describer": "", "fuser": ""}
         if options.check == "describe":
-            from tests.tiny_llava import save_tiny_llava
-
-            changed["describer"] = str(
-                save_tiny_llava(Path(options.folder) / "llava", settings.cache_folder / "weights")
-            )
+            changed["describer"] = str(save_tiny_llava(folder / "llava", weights))
+        elif options.on == "cpu":
+            changed["fuser"] = str(save_tiny_llm(folder / "llm", weights))
     if options.on == "cpu":
         changed["engine"] = "transformers"
     return settings.model_copy(update=changed)
@@ -188,7 +189,7 @@ CHECKS: dict[str, Check] = {
     "fp32": Check(train_some, precision="fp32", gpu_only=True),
     "compile": Check(train_some, {"compile": True}, gpu_only=True),
     "gradient-cache": Check(train_some, {"micro_batch": 4}),
-    "activation-checkpointing": Check(train_some, {"checkpoint_activations": True}),
+    "activation-checkpointing": Check(train_some, {"checkpoint_activations": True}, gpu_only=True),
     "fsdp": Check(shard_some, {"parallel": "fsdp"}, launched=True),
     "describe": Check(describe),
     "fuse": Check(fuse),

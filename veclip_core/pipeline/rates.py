@@ -168,19 +168,19 @@ def measure_rates(settings: Settings, scale: Scale, pictures: int, pairs: int) -
     return rate_table.as_text(rate_table.add(settings, TABLE, row))
 
 
-def describing_rates(settings: Settings, scale: Scale, pictures: int) -> dict[str, float]:
-    """Pictures and generated tokens a second of the describing engine, once it is loaded and warm.
+def describing_rates(settings: Settings, scale: Scale, pictures: int, warm_up: int = WARM_UP) -> dict[str, float]:
+    """Pictures and generated tokens a second of the describing engine, once it is loaded and has done `warm_up` of them.
 
     Raises:
         NoRates: of a captioner of one pass.
     """
     _require_two_passes(settings, scale)
     describing = engines.describe_operation(scale, settings)
-    images = _made_up_pictures(pictures + WARM_UP)
+    images = _made_up_pictures(pictures + warm_up)
     with describing.opener() as describer:  # type: ignore[attr-defined]
-        describer.describe(iter(images[:WARM_UP]))
+        describer.describe(iter(images[:warm_up]))
         started = time.monotonic()
-        described = describer.describe(iter(images[WARM_UP:]))
+        described = describer.describe(iter(images[warm_up:]))
         seconds = time.monotonic() - started
     tokens = sum(one.detail.get("tokens", 0) for one in described)
     return {
@@ -189,8 +189,8 @@ def describing_rates(settings: Settings, scale: Scale, pictures: int) -> dict[st
     }
 
 
-def fusing_rates(settings: Settings, scale: Scale, pairs: int) -> dict[str, float]:
-    """Pairs, tokens read and generated tokens a second of the fusing engine, once it is loaded and warm.
+def fusing_rates(settings: Settings, scale: Scale, pairs: int, warm_up: int = WARM_UP) -> dict[str, float]:
+    """Pairs, tokens read and generated tokens a second of the fusing engine, once it is loaded and has done `warm_up` of them.
 
     Raises:
         NoRates: of a captioner of one pass.
@@ -199,10 +199,10 @@ def fusing_rates(settings: Settings, scale: Scale, pairs: int) -> dict[str, floa
     fusing = engines.fuse_operation(scale, settings)
     assert isinstance(fusing, FuseOperation)
     with opened(fusing.config.engine, fusing.runtime) as engine:
-        texts = _made_up_pairs(pairs + WARM_UP, fusing)
-        fuse_rows(texts[:WARM_UP], engine, fusing.config)
+        texts = _made_up_pairs(pairs + warm_up, fusing)
+        fuse_rows(texts[:warm_up], engine, fusing.config)
         started = time.monotonic()
-        fused = fuse_rows(texts[WARM_UP:], engine, fusing.config)
+        fused = fuse_rows(texts[warm_up:], engine, fusing.config)
         seconds = time.monotonic() - started
     candidates = [candidate for row in fused for candidate in row]
     return {
