@@ -82,12 +82,13 @@ def end_all_of(process: "subprocess.Popen[bytes]") -> None:
 
 
 def error_in(log: str) -> str:
-    """The last line of a trace, which says what went wrong; under torchrun there are further lines below it."""
+    """The last line of a trace, which says what went wrong; under torchrun another trace, of its own, comes below it."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     raised = [
         line for line in lines if re.match(r"(\[rank\d+\]: ?)?[\w.]+(Error|Exception|Diverged|Exit|Missing)\b", line)
     ]
-    return (raised or lines or ["nothing was said"])[-1][:500]
+    own = [line for line in raised if "ChildFailedError" not in line]
+    return (own or lines or ["nothing was said"])[-1][:500]
 
 
 def other_loss(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

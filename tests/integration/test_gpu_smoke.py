@@ -91,4 +91,6 @@ def test_another_loss_than_the_plain_way_is_a_failure() -> None:
 def test_the_error_is_the_line_that_says_it() -> None:
     log = "Traceback (most recent call last):\n  File x\ntorch.OutOfMemoryError: CUDA out of memory\nE1122 elastic: failed\n"
     assert gpu_smoke.error_in(log) == "torch.OutOfMemoryError: CUDA out of memory"
+    ranks = "[rank1]: ValueError: bad\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n"
+    assert gpu_smoke.error_in(ranks) == "[rank1]: ValueError: bad"
     assert gpu_smoke.error_in("") == "nothing was said"
