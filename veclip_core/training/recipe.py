@@ -36,6 +36,9 @@ class Recipe(Config):
     """Tokens read of a text, start and end included; the rest is cut off."""
     weights: dict[str, float] = ALT_TEXT_ONLY
     """Caption source (`alt`, `vec`, `vecap`, `template`, `control`, a style's `vecap_short`) to its share of the draws."""
+    order: Literal["rows", "windows"] = Field("rows", exclude_if=lambda order: order == "rows")
+    """How an epoch is shuffled: any row beside any other, or within moving windows over the tars, so that these are read forwards
+    (`order.py`): a manifest of hundreds of millions wants that."""
     loss: Literal["clip"] = "clip"
     """Softmax cross-entropy over the batch, both ways."""
     seed: int = Field(0, ge=0)
@@ -84,6 +87,7 @@ _PAPER = Recipe(
     cache_size=256,  # [R]
     fit="crop",  # [R]
     flip=False,  # [R]
+    order="windows",  # [R]
     tokenizer="bpe",  # [R] Apple's is T5's, lower-cased [S]
     context_length=77,  # [S]
     batch_size=32_768,  # [S] from 100M on
