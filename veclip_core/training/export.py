@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,9 +115,9 @@ def export_hf(
 ) -> str | Path:
     """Write a folder, local or remote, that `transformers.CLIPModel.from_pretrained` loads without this package; and return it.
 
-    With it go tokenizer and preprocessing, so that `AutoTokenizer`, `AutoImageProcessor` and, for CLIP's byte pairs, `CLIPProcessor`
-    find theirs. Pictures are resized so that their shorter side is the recipe's `cache_size`, then cropped: what `EvalModel` does
-    with `fit` crop; other recipes' pictures are best prepared by hand.
+    With it go tokenizer and preprocessing, so that `AutoTokenizer`, `AutoImageProcessor` and `CLIPProcessor` find theirs. Pictures
+    are resized so that their shorter side is the recipe's `cache_size`, then cropped: what `EvalModel` does with `fit` crop; other
+    recipes' pictures are best prepared by hand.
 
     Args:
         results: rows of `model_card.results_of` for the model card.
@@ -163,10 +163,10 @@ def export_open_clip(
     """Write a folder, local or remote, that open_clip loads without this package; and return it.
 
     `open_clip.create_model_and_transforms("local-dir:OUT")` is the short way; `open_clip.add_model_config(OUT/"configs")` and
-    `create_model(NAME, pretrained=OUT/"open_clip_model.safetensors")` the other, but for T5's tokens, whose files open_clip finds in
-    the first way alone. A vocabulary cut to the manifest is spread over CLIP's whole one, so that open_clip's own tokenizer fits;
-    byte pairs the training never saw have a zero embedding. open_clip's preprocessing resizes to the model's size at once, while
-    `EvalModel` cuts the middle out of `cache_size`.
+    `create_model(NAME, pretrained=OUT/"open_clip_model.safetensors")` the other, but not for T5's tokens, whose files open_clip
+    finds in the first way alone. A vocabulary cut to the manifest is spread over CLIP's whole one, so that open_clip's own
+    tokenizer fits; byte pairs the training never saw have a zero embedding. open_clip's preprocessing resizes to the model's size
+    at once, while `EvalModel` cuts the middle out of `cache_size`.
 
     Args:
         results: rows of `model_card.results_of` for the model card.
@@ -231,9 +231,11 @@ class _Exported:
 @contextmanager
 def _published(out: str | Path) -> Iterator[Path]:
     """An empty folder; what is in it at the end is moved to `out`, each file whole and the configuration last."""
-    parent = str(Path(out).absolute().parent) if storage.is_local(str(out)) else str(out)
-    with storage.scratch_folder(parent) as folder:
+    with storage.scratch_folder(str(out)) as folder:
         yield folder
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: (path.name in LOADED_LAST, path)):
             storage.publish_file(path, storage.join(str(out), path.relative_to(folder).as_posix()))
+    if storage.is_local(str(out)):
+        with suppress(OSError):  # of another export that is under way
+            folder.parent.rmdir()

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def contrastive_loss(kind: Literal["clip", "siglip"], rank: int, ranks: int) -> "torch.nn.Module":
-    """The loss module, called as `loss(images_BD, texts_BD, logit_scale, logit_bias)`: rows of norm 1, the scale not as a logarithm,
+    """The loss module, called as `loss(images_BD, texts_BD, logit_scale, logit_bias)`: rows of norm 1, no logarithm of the scale,
     the bias None for `clip`. Returns a scalar: this rank's share, whose mean over the ranks is the whole batch's loss.
 
     Over several ranks each computes its own rows against everybody's columns, and gradients flow back to where they came from.

@@ -34,8 +34,8 @@ _SAMPLE = {
 
 
 def architecture(recipe: Recipe, vocab_size: int) -> dict[str, Any]:
-    """open_clip's model configuration for a recipe: `embed_dim`, `vision_cfg`, `text_cfg` (and `quick_gelu`, and for the loss `siglip`
-    where scale and bias of the logits start).
+    """open_clip's model configuration for a recipe: `embed_dim`, `vision_cfg`, `text_cfg` (and `quick_gelu`, and for the loss
+    `siglip` where scale and bias of the logits start).
 
     Raises:
         ValueError: when open_clip has no model of that name, or one that isn't a plain CLIP.

@@ -34,7 +34,7 @@ def model_card(
     facts = {
         "model": f"{recipe['model']}, {state['parameters']:,} parameters, pictures of {recipe['image_size']} px",
         "tokenizer": _tokenizer_in_words(tokenizer),
-        "trained": f"{done['step']:,} of {recipe['steps']:,} steps of {state['batch_size']:,} pairs, {done['samples']:,} pairs in all",
+        "trained": f"{done['step']:,} of {recipe['steps']:,} steps of {state['batch_size']:,} pairs, {done['samples']:,} in all",
         "texts drawn": drawn or "none",
         "precision": f"{state['precision']} on {state['device']}, torch {state['torch']}",
         "training": f"`{state['identity']}` (recipe and data together)",
@@ -49,8 +49,8 @@ def model_card(
         "",
         f"# {recipe['model']} trained on pictures and captions",
         "",
-        "A CLIP model trained by veclip-dagster, which rebuilds the pipeline of the paper VeCLIP (arXiv 2310.07699). It is not one of the"
-        " paper's own checkpoints.",
+        "A CLIP model trained by veclip-dagster, which rebuilds the pipeline of the paper VeCLIP (arXiv 2310.07699). It is not one"
+        " of the paper's own checkpoints.",
         "",
         "```python",
         f"import {library}",
@@ -71,7 +71,7 @@ def model_card(
         "## Pictures and texts",
         "",
         f"Trained on pictures made square by `{recipe['fit']}` at {recipe['cache_size']} px, of which the model saw"
-        f" {recipe['image_size']} px: a random crop in training, the middle in this project's own evaluation. Mean and deviation are"
+        f" {recipe['image_size']} px: a random crop in training, the middle in the project's own evaluation. Mean and deviation are"
         f" OpenAI's. {_texts_in_words(tokenizer, library)}",
         "",
         "## Results",
@@ -100,7 +100,12 @@ def results_of(report: Mapping[str, Any], checkpoint: str) -> list[Mapping[str, 
 
 
 def _results_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["Means over the seeds of the report, with 95 % intervals.", "", "| metric | value | interval | chance |", "|---|---|---|---|"]
+    lines = [
+        "Means over the seeds of the report, with 95 % intervals.",
+        "",
+        "| metric | value | interval | chance |",
+        "|---|---|---|---|",
+    ]
     lines += [
         f"| {row['metric']} | {row['value']:.2f} | {row['low']:.2f} to {row['high']:.2f} | {row['chance']:.2f} |"
         for row in results
@@ -112,7 +117,7 @@ def _tokenizer_in_words(tokenizer: Tokenizer) -> str:
     kind = tokenizer.to_json()["kind"]
     named = {
         "bpe": "CLIP's byte pairs",
-        "bpe-in-use": f"CLIP's byte pairs, of which training used {tokenizer.vocab_size - 3:,}; the others have an embedding of zeros",
+        "bpe-in-use": f"CLIP's byte pairs, of which training used {tokenizer.vocab_size - 3:,}; the others' embeddings are zero",
         "t5": "T5's pieces, lower-cased",
     }[kind]
     return f"{named}; {tokenizer.context_length} tokens at most"

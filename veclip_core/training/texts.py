@@ -5,6 +5,7 @@ A small model spends most of its parameters on rows of the token embedding that 
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -107,7 +108,7 @@ class TokenizerMissing(Mendable):
 class T5Tokenizer:
     """T5's pieces of the lower-cased text, the end of text, then zeros.
 
-    Unlike CLIP's the end is not the largest id: the text tower must be told to pool at `T5_END`. The whole vocabulary is kept with a
+    Unlike CLIP's the end is not the largest id: the text tower must be told to pool at `T5_END`. The vocabulary is kept with a
     checkpoint (1 to 3 MB), so that it needs no file from elsewhere.
     """
 
@@ -189,6 +190,10 @@ class T5Tokenizer:
             padding_side="right",
             model_input_names=["input_ids", "attention_mask"],
         ).save_pretrained(folder)
+        written = folder / "tokenizer_config.json"
+        # The name that transformers 4 knows as well.
+        described = json.loads(written.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        written.write_text(json.dumps(described, indent=2) + "\n")
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "t5", "context_length": self.context_length, "definition": self.definition}

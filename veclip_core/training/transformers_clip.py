@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from veclip_core.mendable import Mendable
-from veclip_core.training.texts import PAD, T5_END
+from veclip_core.training.texts import PAD
 
 if TYPE_CHECKING:
     import torch
@@ -171,15 +171,3 @@ def _renamed(weights: "Mapping[str, torch.Tensor]", description: Mapping[str, An
         for kind in ("weight", "bias"):
             found[f"{theirs}.{kind}"] = weights[f"{ours}.{kind}"]
     return {name: tensor.contiguous() for name, tensor in found.items()}
-
-
-def pooled_at(config: "CLIPConfig", end: int = T5_END) -> str | None:
-    """What is odd about where a configuration has T5's texts pooled; None where it is at their end.
-
-    `CLIPModel` pools at the first `eos_token_id`, but at the largest id where that is 2 (how CLIP's first configurations
-    said 49407), and at the first token where a text has no such id. The released text tower was trained with its pooling at the end.
-    """
-    said = config.text_config.eos_token_id
-    if said == end:
-        return None
-    return f"its config.json has eos_token_id {said}, but T5 ends texts with {end}"
