@@ -107,7 +107,7 @@ class ReleasedNetwork:
     @property
     def logit_scale(self) -> float:
         """By which cosines are multiplied before a softmax."""
-        return float(self._model.logit_scale.exp())
+        return float(self._model.logit_scale.detach().exp())
 
     def encode_image(self, pictures: "Sequence[Image.Image]") -> np.ndarray:
         """Embeddings_ND float32 of norm 1."""

@@ -109,7 +109,7 @@ def test_a_sentencepiece_file_is_read(tmp_path: Path) -> None:
 
 
 def test_no_tokenizer_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerMissing, match="holds no tokenizer that can be read .*VECLIP_T5_TOKENIZER"):
+    with pytest.raises(TokenizerMissing, match=r"holds no tokenizer that can be read .*VECLIP_T5_TOKENIZER"):
         T5Tokenizer.load(16, str(tmp_path))
 
 
