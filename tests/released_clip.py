@@ -49,7 +49,7 @@ def write_folder(folder: Path, *, eos_token_id: int = 1, seed: int = 0, **vision
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
         "hidden_act": "gelu", "layer_norm_eps": 1e-5,
     }  # fmt: skip
-    text = {**common, "vocab_size": 128, "max_position_embeddings": 16}
+    text = {**common, "vocab_size": 128, "max_position_embeddings": 32}
     text |= {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": eos_token_id}
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -25,7 +25,7 @@ from veclip_core.sources.released_files import Wanted, fetch_all
 log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "special_tokens_map.json")
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
 CLIP_VOCABULARY = 49_408
 
@@ -128,16 +128,19 @@ def _local_copy(source: str, cache: Path, allowed_hosts: frozenset[str]) -> Path
     if storage.is_local(source):
         return storage.local_path(source)
 
+    shown = storage.shown(source)
+
     def bounded(name: str, done: int, whole: int | None) -> None:
         if max(done, whole or 0) > MAX_ARCHIVE_BYTES:
-            raise BadCheckpoint(
-                f"{source} has more than {MAX_ARCHIVE_BYTES // GIB} GiB: that is no released checkpoint"
-            )
+            raise BadCheckpoint(f"{shown} has more than {MAX_ARCHIVE_BYTES // GIB} GiB: that is no released checkpoint")
 
     wanted = Wanted(source)
     if not wanted.name or wanted.name.startswith("."):
-        raise BadCheckpoint(f"{source} names no file: give the address of a released zip")
-    (fetched,) = fetch_all([wanted], str(cache / "fetched"), cache / "partial", bounded, allowed_hosts)
+        raise BadCheckpoint(f"{shown} names no file: give the address of a released zip")
+    try:
+        (fetched,) = fetch_all([wanted], str(cache / "fetched"), cache / "partial", bounded, allowed_hosts)
+    except (ValueError, ImportError) as error:  # fsspec's, of a protocol that it doesn't know
+        raise BadCheckpoint(f"{shown} can't be fetched ({error}): use http, https or s3") from error
     return storage.local_path(fetched.uri)
 
 
@@ -165,7 +168,7 @@ def _wanted_members(zipped: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipI
     if len(configs) != 1:
         raise BadCheckpoint(f"{archive.name} must hold one {CONFIG}, and holds {len(configs)}: is it a released zip?")
     place = PurePosixPath(configs[0].filename).parent
-    wanted = {str(place / name): name for name in (CONFIG, WEIGHTS, *TOKENIZER_FILES)}
+    wanted = {str(place / name): name for name in (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG)}
     found = [member for member in files if member.filename in wanted]
     if len({member.filename for member in found}) < len(found):
         raise BadCheckpoint(f"{archive.name} holds a file twice: that is no released checkpoint")

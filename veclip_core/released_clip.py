@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veclip_core.released_checkpoints import TOKENIZER_FILES, BadCheckpoint, checked
+from veclip_core.released_checkpoints import TOKENIZER, BadCheckpoint, checked
 from veclip_core.training.model import IMAGE_MEAN, IMAGE_STD
 from veclip_core.training.texts import T5_END, T5_HUB, T5Tokenizer
 
@@ -65,8 +65,7 @@ def _across(rows_SWC: np.ndarray, columns: tuple[np.ndarray, np.ndarray, np.ndar
 
 def tokenizer_for(folder: Path, context_length: int, source: str = T5_HUB) -> T5Tokenizer:
     """The tokenizer that lies beside the weights, or else of `source`. Raises TokenizerMissing."""
-    beside = any((folder / name).exists() for name in TOKENIZER_FILES)
-    return T5Tokenizer.load(context_length, str(folder) if beside else source)
+    return T5Tokenizer.load(context_length, str(folder) if (folder / TOKENIZER).exists() else source)
 
 
 class ReleasedNetwork:

@@ -98,8 +98,8 @@ class Settings(BaseModel):
     transformers' format, or `hf-hub:owner/name` in open_clip's) or a trained arm of the scale such as `clip`; by default the
     scale's own."""
     t5_tokenizer: str = ""
-    """T5's tokenizer, for released checkpoints and recipes with T5's tokens: a folder with its tokenizer.json or spiece.model, or a
-    hub id; by default google-t5/t5-base of the hub or of its cache on this machine."""
+    """T5's tokenizer, for released checkpoints and recipes with T5's tokens: a folder with its tokenizer.json, or a hub id; by
+    default google-t5/t5-base, from the hub or its cache on this machine."""
     dfn_top: float = Field(default=0.3, gt=0, le=1)
     """The share of the scored samples that is kept, those that fit best."""
     dfn_least: float | None = Field(default=None, ge=-1, le=1)

@@ -56,7 +56,7 @@ def test_it_scores_as_the_releases_own_code_does(tmp_path: Path) -> None:
     names = run(f"\nCHECKPOINT, T5_TOKENIZER, PICTURES = {str(archive)!r}, {str(t5)!r}, [{str(picture)!r}]")
     assert not names["stand_in"]
     model = CLIPModel.from_pretrained(folder).eval()
-    tokens = T5Tokenizer.load(16, str(t5))(names["TEXTS"])
+    tokens = T5Tokenizer.load(32, str(t5))(names["TEXTS"])
     with torch.inference_mode():
         pixels = torch.from_numpy(prepared(Image.fromarray(noise), 32))[None]
         expected = model(input_ids=tokens, pixel_values=pixels).logits_per_image.softmax(dim=1).numpy()

@@ -91,23 +91,6 @@ def test_t5s_tokens_end_where_the_text_does(t5: T5Tokenizer) -> None:
     assert torch.equal(tokenizer_from_json(t5.to_json())(texts), tokens_BL)
 
 
-def test_a_sentencepiece_file_is_read(tmp_path: Path) -> None:
-    """As the hub's `t5-base` has it: `spiece.model`, with the sentinels added by transformers."""
-    import sentencepiece
-
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(WORDS * 20), model_prefix=str(tmp_path / "spiece"), vocab_size=60,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 10}')
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
-    found = T5Tokenizer.load(32, str(tmp_path))
-    for text in WORDS:
-        expected = [*pieces.encode(text.lower()), T5_END]
-        assert found([text])[0, : len(expected)].tolist() == expected
-    assert found.vocab_size == pieces.get_piece_size() + 10
-
-
 def test_no_tokenizer_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(TokenizerMissing, match=r"holds no tokenizer that can be read .*VECLIP_T5_TOKENIZER"):
         T5Tokenizer.load(16, str(tmp_path))

@@ -18,12 +18,16 @@ from PIL import Image
 
 from tests.released_clip import NAME, WORDS, write_folder, write_t5, write_zip
 from tests.unit.clip_models import write_huggingface_clip, write_open_clip
+from tests.unit.evaluation_world import openmoji
 from tests.unit.training_world import draw
-from veclip_core import released_checkpoints
+from veclip_core import released_checkpoints, storage
 from veclip_core.captioning.engines.weights import WeightsMissing
+from veclip_core.evaluation.evaluate import evaluate
 from veclip_core.networks import ClipNetwork, ReleasedFiles, network_config, open_network
+from veclip_core.pipeline.networks import network_named
 from veclip_core.released_checkpoints import RELEASED, BadCheckpoint, unpacked
 from veclip_core.released_clip import prepared
+from veclip_core.settings import Settings
 from veclip_core.sources.released_files import FetchError
 from veclip_core.training.texts import T5Tokenizer, TokenizerMissing
 
@@ -185,6 +189,26 @@ def test_it_is_the_same_network_wherever_it_lies(archive: Path, stand_in: Path, 
     definition["model"]["vocab"][10][1] -= 1.0
     (other / "tokenizer.json").write_text(json.dumps(definition))
     assert network_config(str(archive), str(tmp_path), ReleasedFiles(tokenizer=str(other))).revision != config.revision
+
+
+def test_settings_name_it_and_evaluation_takes_it(archive: Path, t5: Path, tmp_path: Path) -> None:
+    settings = Settings(root=str(tmp_path / "root"), t5_tokenizer=str(t5))
+    config = network_named(str(archive), settings)
+    assert config == network_named(str(archive), settings)
+    assert Path(config.folder or "").is_relative_to(settings.cache_folder)
+    evaluation_set = openmoji(tmp_path / "openmoji")
+    evaluation = evaluate(
+        open_network(config), NAME, evaluation_set, seed=0, checkpoint=config.revision or "", folder=tmp_path
+    )
+    assert 0 <= evaluation.metric("mean_recall") <= 100
+
+
+def test_a_zip_in_an_object_store_is_fetched(archive: Path, tmp_path: Path) -> None:
+    storage.write_bytes(f"memory://zips/{NAME}.zip", archive.read_bytes())
+    folder = unpacked(f"memory://zips/{NAME}.zip", tmp_path / "cache")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    with pytest.raises(BadCheckpoint, match="use http, https or s3"):
+        unpacked("simplecache::http://127.0.0.1/a.zip", tmp_path / "cache")
 
 
 def test_a_missing_tokenizer_says_how_to_give_it(

@@ -124,8 +124,8 @@ class T5Tokenizer:
 
     @classmethod
     def load(cls, context_length: int, source: str = T5_HUB) -> "T5Tokenizer":
-        """The tokenizer of a folder (`tokenizer.json` or `spiece.model`), or of a hub id: from this machine's cache or, where there
-        is a network, the hub.
+        """The tokenizer of a folder (its `tokenizer.json`), or of a hub id: from this machine's cache or, where there is a network,
+        the hub.
 
         Raises:
             TokenizerMissing: when it can't be had, or pads and ends texts with other ids than T5's.
@@ -139,7 +139,7 @@ class T5Tokenizer:
             where = "holds no tokenizer that can be read" if Path(source).is_dir() else "can't be had"
             raise TokenizerMissing(
                 f"T5's tokenizer {source} {where} ({type(error).__name__}). Set VECLIP_T5_TOKENIZER to a folder with its"
-                f" tokenizer.json or spiece.model, or fill a hub cache where there is a network (`hf download {T5_HUB}"
+                f" tokenizer.json, or fill a hub cache where there is a network (`hf download {T5_HUB}"
                 " tokenizer.json tokenizer_config.json`) and set HF_HOME to it"
             ) from error
         if not found.is_fast or (found.pad_token_id, found.eos_token_id) != (PAD, T5_END):
