@@ -363,6 +363,21 @@ def test_a_pickle_with_code_inside_is_refused_in_every_format(tmp_path: Path, st
     assert made.exists()
 
 
+def test_a_pickle_of_weights_alone_is_read(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    for write, before, after in (
+        (write_huggingface_clip, "model.safetensors", "pytorch_model.bin"),
+        (write_open_clip, "open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    ):
+        folder = write(tmp_path / write.__name__)
+        expected = open_network(network_config(str(folder), str(tmp_path))).encode_text(["a cat", "a dog"])
+        torch.save(load_file(folder / before), folder / after)
+        (folder / before).unlink()
+        found = open_network(network_config(str(folder), str(tmp_path))).encode_text(["a cat", "a dog"])
+        assert np.array_equal(found, expected)
+
+
 def test_every_released_name_is_known() -> None:
     assert {one.model for one in RELEASED.values()} == {"ViT-B-16", "ViT-L-14", "ViT-H-14"}
     assert RELEASED["vecapdfn_clip_h14_336"].image_size == 336

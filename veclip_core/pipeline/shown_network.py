@@ -79,7 +79,7 @@ def _of_released(name: str, folder: Path) -> dict[str, str]:
             context_length=77,
         )
         differ = differences(config, architecture(recipe, text.vocab_size))
-        facts["as published"] = "yes" if not differ else f"no: {'; '.join(differ)}"
+        facts["as described"] = "yes" if not differ else f"no: {'; '.join(differ)}"
     return facts
 
 
