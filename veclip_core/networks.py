@@ -179,8 +179,10 @@ class HuggingFaceNetwork:
         from transformers import AutoModel, AutoProcessor
 
         self._device = device
-        self._model: Any = AutoModel.from_pretrained(model, revision=revision).eval().to(device)
-        self._processor: Any = AutoProcessor.from_pretrained(model, revision=revision)
+        # Said outright: by default transformers asks on the terminal whether to run code that a model brings.
+        how: Any = {"revision": revision, "trust_remote_code": False}
+        self._model: Any = AutoModel.from_pretrained(model, **how).eval().to(device)
+        self._processor: Any = AutoProcessor.from_pretrained(model, **how)
         # SigLIP has no attention mask: its texts are padded as they were in its training.
         self._padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
 

@@ -363,6 +363,31 @@ def test_a_pickle_with_code_inside_is_refused_in_every_format(tmp_path: Path, st
     assert made.exists()
 
 
+def test_code_that_a_model_brings_is_not_run(tmp_path: Path) -> None:
+    made = tmp_path / "it ran"
+    folder, t5 = write_huggingface_clip(tmp_path / "hf"), write_t5(tmp_path / "t5")
+    code = f"import os\nos.mkdir({str(made)!r})\nclass Evil:\n    pass\n"
+    for place, file, described in (
+        (
+            folder,
+            "config.json",
+            {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}},
+        ),
+        (
+            t5,
+            "tokenizer_config.json",
+            {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}},
+        ),
+    ):
+        (place / "evil.py").write_text(code)
+        (place / file).write_text(json.dumps(described))
+    with pytest.raises(WeightsMissing, match="holds no model that transformers knows"):
+        open_network(network_config(str(folder), str(tmp_path)))
+    with pytest.raises(TokenizerMissing, match="holds no tokenizer"):
+        T5Tokenizer.load(16, str(t5))
+    assert not made.exists()
+
+
 def test_a_pickle_of_weights_alone_is_read(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

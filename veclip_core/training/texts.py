@@ -134,7 +134,7 @@ class T5Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            found: Any = AutoTokenizer.from_pretrained(source)
+            found: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # what a damaged file raises is every library's own
             where = "holds no tokenizer that can be read" if Path(source).is_dir() else "can't be had"
             raise TokenizerMissing(
