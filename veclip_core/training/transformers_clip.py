@@ -123,16 +123,18 @@ def _unallocated(config: "CLIPConfig") -> "CLIPModel":
 
 
 def model_of(description: Mapping[str, Any], weights: "Mapping[str, torch.Tensor]") -> "CLIPModel":
-    """A `CLIPModel` that computes what the open_clip model of that description and those weights does.
+    """A `CLIPModel` that computes what the open_clip model of that description and those weights does. It may share them.
 
     Raises:
         NotInTransformers: see `config_of`.
     """
-    from transformers import CLIPModel
+    import torch
 
-    config = config_of(description)
-    model: Any = CLIPModel(config)
-    model.load_state_dict(_renamed(weights, description), strict=True)
+    # Neither drawn at random first nor copied: H/14 has 4 GB of weights.
+    model: Any = _unallocated(config_of(description))
+    model.load_state_dict(_renamed(weights, description), strict=True, assign=True)
+    for embeddings in (model.text_model.embeddings, model.vision_model.embeddings):
+        embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings)[None]
     return model.eval()
 
 
