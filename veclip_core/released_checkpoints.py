@@ -118,7 +118,7 @@ def unpacked(source: str, cache: Path, allowed_hosts: frozenset[str] = frozenset
             unfinished.rename(target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        if archive.is_relative_to(cache):
+        if not storage.is_local(source):
             archive.unlink()
     log.info("%s is unpacked in %s", storage.shown(source), target)
     return target

@@ -182,6 +182,7 @@ def test_it_is_the_same_network_wherever_it_lies(archive: Path, stand_in: Path, 
     again = network_config(str(archive), str(tmp_path / "elsewhere"), files)
     assert again.identity() == config.identity()
     assert again.folder != config.folder
+    assert archive.exists(), "one's own zip stays"
     folder = network_config(config.folder or "", str(tmp_path), files)
     assert folder.revision == config.revision
     other = write_t5(tmp_path / "t5")
