@@ -95,7 +95,7 @@ def unpacked(source: str, cache: Path, allowed_hosts: frozenset[str] = frozenset
         FetchError: when the address can't be fetched.
     """
     name = name_of(source)
-    if "://" in source and not storage.is_local(source):
+    if not storage.is_local(source):
         version: list[Any] = [source]
     else:
         path = storage.local_path(source)
@@ -118,8 +118,8 @@ def unpacked(source: str, cache: Path, allowed_hosts: frozenset[str] = frozenset
             unfinished.rename(target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        if not storage.is_local(source):
-            archive.unlink()
+            if not storage.is_local(source):
+                archive.unlink()  # unpacked, or of no use: the next try fetches it again
     log.info("%s is unpacked in %s", storage.shown(source), target)
     return target
 

@@ -206,6 +206,11 @@ def test_settings_name_it_and_evaluation_takes_it(archive: Path, t5: Path, tmp_p
 
 def test_a_zip_in_an_object_store_is_fetched(archive: Path, tmp_path: Path) -> None:
     storage.write_bytes(f"memory://zips/{NAME}.zip", archive.read_bytes())
+    storage.write_bytes("memory://zips/cut.zip", archive.read_bytes()[:-500])
+    with pytest.raises(BadCheckpoint, match="cut short"):
+        unpacked("memory://zips/cut.zip", tmp_path / "cache")
+    storage.write_bytes("memory://zips/cut.zip", archive.read_bytes())  # whole now: fetched anew
+    assert unpacked("memory://zips/cut.zip", tmp_path / "cache").is_dir()
     folder = unpacked(f"memory://zips/{NAME}.zip", tmp_path / "cache")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     with pytest.raises(BadCheckpoint, match="use http, https or s3"):
