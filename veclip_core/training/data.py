@@ -18,7 +18,7 @@ from veclip_core.training.manifest_table import ManifestTable
 from veclip_core.training.order import PIECE_ROWS, BatchPlan, plan_of
 from veclip_core.training.pictures import PictureCache, Pictures, PieceCache, StreamedPictures, TarCache
 from veclip_core.training.recipe import Recipe
-from veclip_core.training.texts import BpeTokenizer, SampleTokenizer, Tokenizer
+from veclip_core.training.texts import T5_HUB, BpeTokenizer, SampleTokenizer, T5Tokenizer, Tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -143,8 +143,13 @@ class Batches:
         return images_BHWC
 
 
-def tokenizer_for(recipe: Recipe, manifest: ManifestTable) -> Tokenizer:
-    """The recipe's tokenizer; one cut to the manifest depends on its AltTexts, VeCs and VeCaps, not on the recipe's weights."""
+def tokenizer_for(recipe: Recipe, manifest: ManifestTable, t5: str = T5_HUB) -> Tokenizer:
+    """The recipe's tokenizer; one cut to the manifest depends on its AltTexts, VeCs and VeCaps, not on the recipe's weights.
+
+    Raises TokenizerMissing where it is T5's, and `t5` (a folder or hub id) doesn't have it.
+    """
+    if recipe.tokenizer == "t5":
+        return T5Tokenizer.load(recipe.context_length, t5)
     if recipe.tokenizer == "bpe":
         return BpeTokenizer(recipe.context_length)
     return SampleTokenizer.of_texts(manifest.texts(), recipe.context_length)
