@@ -105,6 +105,35 @@ def adopt(
 
 
 @commands.command()
+def export(
+    scale: ScaleOption = "sample",
+    text: Annotated[
+        str,
+        typer.Option(
+            help="The .txt of each sample: a column (alt, vec, vecap, ...), or `drawn`: AltText or VeCap, as likely."
+        ),
+    ] = "vecap",
+    dfn: Annotated[
+        bool, typer.Option("--dfn", help="What the filtering network keeps (its texts are AltTexts).")
+    ] = False,
+    parts: Annotated[int | None, typer.Option(min=1, help="Only the first so many parts.")] = None,
+) -> None:
+    """Write a manifest as WebDataset tars (.jpg, .txt, and .json with every text) for open_clip's trainer and others."""
+    from veclip_core.pipeline.data import Chain
+    from veclip_core.pipeline.export import make_export
+    from veclip_core.training.recipe import MIXED
+
+    chain = Chain(Settings.from_environment(), scale_of(scale))
+    weights = MIXED if text == "drawn" else {text: 1.0}
+    exported = make_export(chain, weights, "dfn_manifest" if dfn else "manifest", parts)
+    typer.echo(f"{exported.report.rows_ok:,} samples in {exported.tars}")
+    typer.echo(
+        f"python -m open_clip_train.main --dataset-type webdataset --train-data '{exported.tars}' --train-num-samples"
+        f" {exported.report.rows_ok} ... trains on them"
+    )
+
+
+@commands.command()
 def remove(
     listed: Annotated[
         str,

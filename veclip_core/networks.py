@@ -4,14 +4,17 @@ What they are for: to say how well texts fit their pictures, by the cosine of bo
 quality, and one trained on the same texts proves nothing.
 """
 
+import pickle
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 
+from veclip_core import storage
 from veclip_core.captioning.engines.weights import (
     OPEN_CLIP_FILE,
     WeightsMissing,
@@ -19,10 +22,15 @@ from veclip_core.captioning.engines.weights import (
     fingerprint,
     revision_of,
 )
-from veclip_core.config import Config
+from veclip_core.config import Config, digest_of
+from veclip_core.mendable import Mendable
+from veclip_core.released_checkpoints import is_archive, is_released, name_of, unpacked
+from veclip_core.training.texts import T5_HUB
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Kind = Literal["huggingface", "open_clip", "checkpoint", "released"]
 
 BATCH = 64
 OPEN_CLIP_HUB = "hf-hub:"
@@ -47,33 +55,58 @@ class ClipNetwork(Protocol):
 class NetworkConfig(Config):
     """Which CLIP model."""
 
-    kind: Literal["huggingface", "open_clip", "checkpoint"]
-    """transformers' `CLIPModel` and its like, open_clip's format, or a training of ours."""
+    kind: Kind
+    """transformers' `CLIPModel` and its like, open_clip's format, a training of ours, or a checkpoint of the paper's release."""
     model: str
     """Folder name or hub id."""
     revision: str | None
-    """The hub's commit, or a digest of the folder's files."""
+    """The hub's commit, or a digest of the folder's files (and of the tokenizer, for a released checkpoint)."""
     folder: str | None = Field(None, exclude=True)
     """Where the weights lie, for a model that is a folder: its place is no part of the identity."""
+    tokenizer: str = Field(T5_HUB, exclude=True)
+    """Where a released checkpoint's tokenizer is, likewise."""
 
 
-def network_config(model: str, root: str) -> NetworkConfig:
+@dataclass(frozen=True)
+class ReleasedFiles:
+    """Where released checkpoints are unpacked, and what they lack is found."""
+
+    cache: Path | None = None
+    """By default the folder `cache/released_checkpoints` of a local root."""
+    tokenizer: str = T5_HUB
+    """T5's tokenizer: a folder or hub id."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """`host:port` of http servers inside private networks that zips may be fetched from."""
+
+
+RELEASED_BY_DEFAULT = ReleasedFiles()
+
+
+def network_config(model: str, root: str, released: ReleasedFiles = RELEASED_BY_DEFAULT) -> NetworkConfig:
     """The model of that name with the revision that this root first used.
 
     Args:
-        model: a folder (transformers' format, open_clip's, or a checkpoint of ours), a hub id `owner/name` in transformers'
-            format, or `hf-hub:owner/name` in open_clip's.
+        model: a folder (transformers' format, open_clip's, a checkpoint of ours, or an unpacked release), a released zip's path or
+            address, a hub id `owner/name` in transformers' format, or `hf-hub:owner/name` in open_clip's.
 
     Raises:
-        WeightsMissing: there is no such folder, or it holds no model.
+        WeightsMissing: there is no such folder, or it holds no model; BadCheckpoint of a zip.
+        FetchError: when a zip's address can't be fetched.
+        TokenizerMissing: when a released checkpoint's tokenizer is nowhere.
     """
+    if is_archive(model):
+        by_default = Path(root) / "cache" if storage.is_local(root) else Path.home() / ".cache" / "veclip"
+        folder = unpacked(model, released.cache or by_default / "released_checkpoints", released.allowed_hosts)
+        return _released_config(name_of(model), folder, released.tokenizer)
     if Path(model).is_dir():
         folder = Path(model).resolve()
-        kind: Literal["huggingface", "open_clip", "checkpoint"] = "huggingface"
+        kind: Kind = "huggingface"
         if (folder / OPEN_CLIP_FILE).exists():
             kind = "open_clip"
         elif (folder / CHECKPOINT_FILE).exists():
             kind = "checkpoint"
+        elif is_released(folder):
+            return _released_config(folder.name, folder, released.tokenizer)
         elif not (folder / "config.json").exists():
             raise WeightsMissing(
                 f"{model} holds no CLIP model: neither transformers' config.json, nor {OPEN_CLIP_FILE}, nor a checkpoint"
@@ -93,11 +126,21 @@ def network_config(model: str, root: str) -> NetworkConfig:
     )
 
 
+def _released_config(name: str, folder: Path, tokenizer: str) -> NetworkConfig:
+    """Other pieces of text are other embeddings: the tokenizer decides the revision too."""
+    from veclip_core.released_clip import tokenizer_for
+
+    pieces = tokenizer_for(folder, 1, tokenizer).digest  # its length is the model's
+    revision = f"sha256:{digest_of([fingerprint(folder), pieces])[:16]}"
+    return NetworkConfig(kind="released", model=name, revision=revision, folder=str(folder), tokenizer=tokenizer)
+
+
 def open_network(config: NetworkConfig, threads: int | None = None) -> ClipNetwork:
     """Load a model, on the GPU where there is one.
 
     Raises:
-        WeightsMissing: the weights are not on this machine and can't be fetched, or are damaged.
+        WeightsMissing: the weights are not on this machine and can't be fetched, are damaged, or are a pickle with code inside.
+        TokenizerMissing: a released checkpoint's tokenizer is nowhere.
     """
     import torch
 
@@ -111,11 +154,20 @@ def open_network(config: NetworkConfig, threads: int | None = None) -> ClipNetwo
             return HuggingFaceNetwork(where, None if config.folder else config.revision, device)
         if config.kind == "open_clip":
             return OpenClipNetwork(config.folder or _open_clip_folder(config.model, config.revision), device)
+        if config.kind == "released":
+            from veclip_core.released_clip import ReleasedNetwork
+
+            return ReleasedNetwork(Path(where), device, config.tokenizer)
         from veclip_core.training.export import load_for_evaluation
 
         return load_for_evaluation(where, device)
-    except WeightsMissing:
+    except Mendable:
         raise
+    except pickle.UnpicklingError as error:
+        raise WeightsMissing(
+            f"the weights of {where} are a pickle that would run code, and are not loaded. Where you trust them, load them by"
+            " `torch.load(..., weights_only=True)` with what it asks to allow, and save them with `safetensors.torch.save_file`"
+        ) from error
     except Exception as error:  # what a damaged file raises is every library's own
         raise WeightsMissing(f"the CLIP model {where} can't be loaded ({type(error).__name__}: {error})") from error
 
@@ -127,8 +179,10 @@ class HuggingFaceNetwork:
         from transformers import AutoModel, AutoProcessor
 
         self._device = device
-        self._model: Any = AutoModel.from_pretrained(model, revision=revision).eval().to(device)
-        self._processor: Any = AutoProcessor.from_pretrained(model, revision=revision)
+        # Said outright: by default transformers asks on the terminal whether to run code that a model brings.
+        how: Any = {"revision": revision, "trust_remote_code": False}
+        self._model: Any = AutoModel.from_pretrained(model, **how).eval().to(device)
+        self._processor: Any = AutoProcessor.from_pretrained(model, **how)
         # SigLIP has no attention mask: its texts are padded as they were in its training.
         self._padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
 

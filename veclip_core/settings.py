@@ -94,8 +94,12 @@ class Settings(BaseModel):
     """A CLIP model (folder or hub id of transformers' CLIPModel) that tells how well AltText, VeC and VeCap fit their pictures, on
     the quality page; by default none."""
     dfn: str = ""
-    """The data-filtering network of `dfn_scores_S`: a CLIP model (a folder, a hub id in transformers' format, or
-    `hf-hub:owner/name` in open_clip's) or a trained arm of the scale such as `clip`; by default the scale's own."""
+    """The data-filtering network of `dfn_scores_S`: a CLIP model (a folder, the path or address of a released zip, a hub id in
+    transformers' format, or `hf-hub:owner/name` in open_clip's) or a trained arm of the scale such as `clip`; by default the
+    scale's own."""
+    t5_tokenizer: str = ""
+    """T5's tokenizer, for released checkpoints and recipes with T5's tokens: a folder with its tokenizer.json, or a hub id; by
+    default google-t5/t5-base, from the hub or its cache on this machine."""
     dfn_top: float = Field(default=0.3, gt=0, le=1)
     """The share of the scored samples that is kept, those that fit best."""
     dfn_least: float | None = Field(default=None, ge=-1, le=1)

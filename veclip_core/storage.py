@@ -130,10 +130,11 @@ def exists(uri: str) -> bool:
         return bool(fs.exists(path))
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, start: int | None = None, end: int | None = None) -> bytes:
+    """A file, or its bytes [start, end): fewer where it ends before."""
     fs, path = filesystem(uri)
     with _object_store_named(uri):
-        return bytes(fs.cat_file(path))
+        return bytes(fs.cat_file(path, start=start, end=end))
 
 
 def read_json(uri: str) -> Any:

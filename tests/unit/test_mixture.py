@@ -11,8 +11,9 @@ import pytest
 
 from tests.unit.training_world import TINY, write_world
 from veclip_core.mixing.mixture import Mixture, MixtureError, mixture_of, read_mixture, write_mixture
-from veclip_core.training.data import Batches, BatchPlan, tokenizer_for
+from veclip_core.training.data import Batches, tokenizer_for
 from veclip_core.training.manifest_table import ColumnsMissing, load_manifest, load_mixture
+from veclip_core.training.order import RowPlan, WindowPlan
 from veclip_core.training.pictures import PictureCache, StreamedPictures
 
 
@@ -84,13 +85,18 @@ def by_source(made: Mixture, rows: np.ndarray) -> dict[str, Counter[int]]:
     return found
 
 
-def test_rows_are_read_as_often_as_their_weight_says(manifests: tuple[str, str]) -> None:
+@pytest.mark.parametrize("plan_class", [RowPlan, WindowPlan])
+def test_rows_are_read_as_often_as_their_weight_says(
+    manifests: tuple[str, str], plan_class: type[RowPlan | WindowPlan]
+) -> None:
     once, often = manifests
     made = mixture_of({once: 0.75, often: 2.0})
     table = load_mixture(made)
     assert len(table) == 68
-    plan = BatchPlan(made.rows_per_epoch, 1, 7, table.sources)
-    steps = [[plan.at(epoch * plan.rows + n) for n in range(plan.rows)] for epoch in range(4)]
+    plan = plan_class(1, 7, table.sources)
+    steps = [
+        [plan.share(epoch * plan.steps_per_epoch + n, 0, 1) for n in range(plan.steps_per_epoch)] for epoch in range(4)
+    ]
     epochs = [np.concatenate([rows for _, rows, _ in epoch]) for epoch in steps]
     times = [(int(rows[0]), int(before[0])) for epoch in steps for _, rows, before in epoch]
     assert len(set(times)) == len(times), "each time that a row is read its caption is drawn anew"
@@ -110,12 +116,12 @@ def test_pictures_and_texts_come_from_their_own_manifests(tmp_path: Path, manife
     alone = [load_manifest(str(Path(source.manifest).parent), json.loads(Path(source.manifest).read_text())["files"])
              for source in made.sources]  # fmt: skip
     first = len(alone[0])
-    streamed = StreamedPictures(whole, 36, "pad").read([0, first, len(whole) - 1])
-    expected = [StreamedPictures(table, 36, "pad").read([row])[0]
+    streamed = StreamedPictures(whole, 36, "pad").read([0, first, len(whole) - 1])[0]
+    expected = [StreamedPictures(table, 36, "pad").read([row])[0][0]
                 for table, row in ((alone[0], 0), (alone[1], 0), (alone[1], len(alone[1]) - 1))]  # fmt: skip
     assert np.array_equal(streamed, np.stack(expected))
     cached = PictureCache.open(whole, 36, "pad", tmp_path / "pictures")
-    assert np.array_equal(cached.read([0, first, len(whole) - 1]), streamed)
+    assert np.array_equal(cached.read([0, first, len(whole) - 1])[0], streamed)
     assert whole.rows([first])[0]["alt"] == alone[1].rows([0])[0]["alt"]
 
 
@@ -144,7 +150,7 @@ def test_tars_that_lie_elsewhere_keep_their_addresses(tmp_path: Path) -> None:
         tars = [f"{elsewhere}/{Path(tar).name}" for tar in rows["tar"].to_pylist()]
         place = rows.column_names.index("tar")
         pq.write_table(rows.set_column(place, "tar", pa.array(tars)), uri.parent / file)
-    assert StreamedPictures(load_mixture(mixture_of({str(uri): 1.0})), 36, "pad").read([0, 7]).shape == (2, 36, 36, 3)
+    assert not StreamedPictures(load_mixture(mixture_of({str(uri): 1.0})), 36, "pad").read([0, 7])[1]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from veclip_core.training.recipe import LARGE, MIX, RECIPES
 
 IDENTITIES = {
     "sample": "3bf4dfa50488c15b",
-    "3m": "145c817e4c29865a",
-    "12m": "a2641ad9f40f727d",
-    "100m": "dd34ed6eefdbdc5d",
-    "200m": "7a7d20de38f446c8",
-    "300m": "82f139f6513fc805",
-    "300m-l14": "defeefa288243971",
-    "300m-h14-336": "6a8f319870bbf5fe",
+    "3m": "d4f424bd6a86c276",
+    "12m": "920fbc218bc80711",
+    "100m": "89fcbd5bbc2766eb",
+    "200m": "f0ab6cb2860504a5",
+    "300m": "2eb6907d29bb390c",
+    "300m-l14": "fe674ae688e273eb",
+    "300m-h14-336": "8013e446c3bbe5b8",
 }
 """Trainings lie in folders that are named by them: another identity is another training."""
 

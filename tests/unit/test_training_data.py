@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from tests.unit.training_world import TINY, write_world
+from veclip_core import storage
 from veclip_core.sources.pictures import on_white
-from veclip_core.training.data import Batches, BatchPlan, pictures_for, tokenizer_for
+from veclip_core.training.data import Batches, UnreadablePictures, pictures_for, tokenizer_for
 from veclip_core.training.manifest_table import ManifestTable, load_manifest
+from veclip_core.training.order import PIECE_ROWS, RowPlan, WindowPlan
 from veclip_core.training.pictures import PictureCache, StreamedPictures, square
 from veclip_core.training.recipe import ALT_TEXT_ONLY, RECIPES, SAMPLE, Recipe
 from veclip_core.training.report import Runtime
@@ -47,8 +49,8 @@ def test_cached_and_streamed_pictures_have_the_same_pixels(world: tuple[str, lis
         cache = PictureCache.open(manifest, 36, fit, tmp_path, threads=2)
         streamed = StreamedPictures(manifest, 36, fit, threads=2)
         rows = [40, 3, 3, 17]
-        assert cache.read(rows).shape == (4, 36, 36, 3)
-        assert np.array_equal(cache.read(rows), streamed.read(rows))
+        assert cache.read(rows)[0].shape == (4, 36, 36, 3)
+        assert np.array_equal(cache.read(rows)[0], streamed.read(rows)[0])
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy"] * 3
 
 
@@ -83,12 +85,12 @@ def test_transparent_parts_become_white() -> None:
 
 
 def test_every_row_once_an_epoch_and_epochs_differ() -> None:
-    plan = BatchPlan(rows=50, batch_size=8, seed=1)
+    plan = RowPlan(batch_size=8, seed=1, sources=((50, 50),))
     epochs = []
     for epoch in range(2):
         steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
-        rows = np.concatenate([plan.at(step)[1] for step in steps])
-        assert {plan.at(step)[0] for step in steps} == {epoch}
+        rows = np.concatenate([plan.share(step, 0, 1)[1] for step in steps])
+        assert {plan.share(step, 0, 1)[0] for step in steps} == {epoch}
         assert len(rows) == len(set(rows.tolist())) == 48
         epochs.append(rows)
     assert not np.array_equal(*epochs)
@@ -185,12 +187,88 @@ def test_remote_tars_are_copied_once_and_give_the_same_pictures(world: tuple[str
     remote = ManifestTable("memory://tars", local.table, local.digest)
     limits = Runtime(cache_folder=tmp_path, max_cache_bytes=0, max_tar_cache_bytes=10**9, loader_threads=2)
     rows = [0, len(local) - 1, 5]
-    expected = StreamedPictures(local, TINY.cache_size, TINY.fit).read(rows)
-    assert np.array_equal(pictures_for(TINY, remote, limits).read(rows), expected)
+    expected = StreamedPictures(local, TINY.cache_size, TINY.fit).read(rows)[0]
+    assert np.array_equal(pictures_for(TINY, remote, limits).read(rows)[0], expected)
     assert len(list(tmp_path.rglob("*.tar"))) == 2
     memory.rm("/tars", recursive=True)
-    assert np.array_equal(pictures_for(TINY, remote, limits).read(rows), expected), "nobody is asked again"
+    assert np.array_equal(pictures_for(TINY, remote, limits).read(rows)[0], expected), "nobody is asked again"
     small = replace(limits, cache_folder=tmp_path / "none", max_tar_cache_bytes=10)
-    with pytest.raises(FileNotFoundError):
-        pictures_for(TINY, remote, small).read(rows)
+    _, problems = pictures_for(TINY, remote, small).read(rows)
+    assert set(problems) == {0, 1, 2}
+    assert all("is not there" in problem for problem in problems.values())
     assert not list((tmp_path / "none").rglob("*.tar"))
+
+
+def test_pictures_that_cannot_be_read_are_counted_or_stop_it(tmp_path: Path) -> None:
+    source, paths = write_world(tmp_path / "source", 48)
+    manifest = load_manifest(source, paths)
+    broken = manifest.rows([7])[0]
+    with open(f"{source}/{broken['tar']}", "r+b") as tar:
+        tar.seek(broken["offset"])
+        tar.write(bytes(broken["bytes"]))
+    pictures, tokenizer = StreamedPictures(manifest, 36, "pad"), tokenizer_for(TINY, manifest)
+    batches = [Batches.of(manifest, pictures, tokenizer, TINY).at(step) for step in range(3)]
+    assert sum(batch.unreadable for batch in batches) == 1
+    assert all(batch.images_BCHW.flatten(1).any(1).all() for batch in batches), "no black picture is trained on"
+    (with_stand_in,) = (batch for batch in batches if batch.unreadable)
+    assert len(with_stand_in.texts) == 16
+    assert len(set(with_stand_in.texts)) == 15
+    Path(f"{source}/{broken['tar']}").unlink()
+    with pytest.raises(
+        UnreadablePictures, match=r"pictures of a batch can't be read, among them: .*\.tar is not there"
+    ):
+        Batches.of(manifest, pictures, tokenizer, TINY).at(0)
+
+
+def epoch_of(plan: WindowPlan, epoch: int, ranks: int = 1) -> list[np.ndarray]:
+    steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+    return [np.concatenate([plan.share(step, rank, ranks)[1] for rank in range(ranks)]) for step in steps]
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(100_003, 512), (5_003, 48), (70, 64)])
+def test_windows_read_every_row_once_an_epoch_whatever_the_ranks(rows: int, batch_size: int) -> None:
+    plan = WindowPlan(batch_size, 3, ((rows, rows),))
+    first, second = epoch_of(plan, 0), epoch_of(plan, 1)
+    for epoch in (first, second):
+        read = np.concatenate(epoch)
+        assert len(read) == len(np.unique(read)) == rows // batch_size * batch_size
+        assert read.min() >= 0
+        assert read.max() < rows
+    assert not np.array_equal(first, second)
+    assert set(np.concatenate(first)) != set(np.concatenate(second)), "what is left out is not the same each time"
+    for ranks in (2, 4, 16):
+        assert np.array_equal(epoch_of(plan, 0, ranks), first)
+
+
+def test_windows_ask_for_neighbours_evenly() -> None:
+    """A rank's step wants few pieces that the steps before did not, and no step many at once."""
+    plan = WindowPlan(1024, 0, ((400_000, 400_000),))
+    seen, new = set[int](), []
+    for step in range(100):
+        rows = plan.share(step, 1, 4)[1]
+        pieces = {int(row) // PIECE_ROWS for row in rows}
+        new.append(len(pieces - seen))
+        seen |= pieces
+    read = 100 * 256 / PIECE_ROWS
+    assert sum(new) < 4 * read, "most of what a request brings is read"
+    assert max(new[20:]) < 16
+
+
+def test_windows_over_remote_tars_are_a_request_a_piece(world: tuple[str, list[str]]) -> None:
+    source, paths = world
+    local = load_manifest(source, paths)
+    memory = fsspec.filesystem("memory")
+    for path in sorted((Path(source) / "download").glob("*.tar")):
+        memory.pipe_file(f"/far/download/{path.name}", path.read_bytes())
+    asked: list[str] = []
+    remote = ManifestTable("memory://far", local.table, local.digest)
+    windows = TINY.model_copy(update={"order": "windows"})
+    pictures = pictures_for(windows, remote, Runtime())
+    read_bytes = storage.read_bytes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "read_bytes", lambda uri, *where: asked.append(uri) or read_bytes(uri, *where))
+        far, problems = pictures.read(range(48))
+    assert not problems
+    assert np.array_equal(far, StreamedPictures(local, TINY.cache_size, TINY.fit).read(range(48))[0])
+    assert sorted(asked) == ["memory://far/download/00000.tar", "memory://far/download/00001.tar"]
+    memory.rm("/far", recursive=True)

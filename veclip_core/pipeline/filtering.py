@@ -2,9 +2,10 @@
 
 from veclip_core.mixing.manifest import ScoreColumn
 from veclip_core.mixing.score import DECIMALS, ScoreConfig, ScoreOperation, Scores
-from veclip_core.networks import NetworkConfig, network_config
+from veclip_core.networks import NetworkConfig
 from veclip_core.pipeline import executors
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.networks import network_named
 from veclip_core.pipeline.parts import first_parts, is_limited, keys_in
 from veclip_core.pipeline.screening import screened
 from veclip_core.pipeline.trained import trained
@@ -51,7 +52,7 @@ def network_of(chain: Chain) -> NetworkConfig:
         return NetworkConfig(
             kind="checkpoint", model=f"{name}_{chain.scale.name}", revision=made.identity, folder=made.checkpoint
         )
-    return network_config(name, chain.root)
+    return network_named(name, chain.settings)
 
 
 def _is_trial(chain: Chain) -> bool:

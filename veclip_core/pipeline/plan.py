@@ -16,7 +16,7 @@ from veclip_core.training.data import tokenizer_for
 from veclip_core.training.devices import device_named
 from veclip_core.training.model import architecture
 from veclip_core.training.recipe import Recipe
-from veclip_core.training.texts import BpeTokenizer
+from veclip_core.training.texts import T5_HUB, BpeTokenizer, T5Tokenizer
 
 
 class PlanError(Mendable):
@@ -82,6 +82,7 @@ def make_plan(chain: Chain, arm: str, recipe: Recipe, machines: Machines) -> Pla
     Raises:
         NotMadeYet: for the scale `own` without a manifest, whose size nobody can name.
         PlanError: when the batch can't be shared by the devices.
+        TokenizerMissing: of a recipe with T5's.
     """
     rows, rows_from = _rows(chain, arm)
     batch_size = min(recipe.batch_size, rows)
@@ -163,6 +164,8 @@ def _vocabulary(chain: Chain, arm: str, recipe: Recipe) -> tuple[int, bool]:
         except NotMadeYet:
             return BpeTokenizer(recipe.context_length).vocab_size, False
         return tokenizer_for(recipe, manifest).vocab_size, True
+    if recipe.tokenizer == "t5":
+        return T5Tokenizer.load(recipe.context_length, chain.settings.t5_tokenizer or T5_HUB).vocab_size, True
     return BpeTokenizer(recipe.context_length).vocab_size, True
 
 

@@ -11,10 +11,11 @@ from veclip_core.captioning.preview import SHARDS_DRAWN_FROM, CaptionPreview, dr
 from veclip_core.captioning.text_statistics import statistics_of
 from veclip_core.evaluation.report.caption_page import TEXT_NAMES, CaptionQuality, render
 from veclip_core.evaluation.report.inputs import CaptionExample
-from veclip_core.networks import NetworkConfig, cosines, network_config, open_network
+from veclip_core.networks import NetworkConfig, cosines, open_network
 from veclip_core.pipeline import engines
 from veclip_core.pipeline.captions import captions_of
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.networks import network_named
 from veclip_core.samples import ShardKey
 from veclip_core.shards import ShardSet, Totals
 
@@ -44,7 +45,7 @@ def measure(
     captioner = engines.captioner_of(chain.scale, chain.settings)
     scorer, similarity = chain.settings.clip_scorer, {}
     if scorer:
-        similarity = _similarity(network_config(scorer, chain.root), sets, some, with_vec=not captioner.one_pass)
+        similarity = _similarity(network_named(scorer, chain.settings), sets, some, with_vec=not captioner.one_pass)
     return CaptionQuality(
         scale=chain.scale.name,
         captioner=f"{captioner.describer} and {captioner.fuser}"

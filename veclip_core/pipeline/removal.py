@@ -22,6 +22,8 @@ from veclip_core.shards import LINK
 
 KEPT = ("url_id", "sample_id", "tar", "offset", "candidate")
 """Columns of a removed row that stay: where it was, and not what."""
+KEYS_OF_TARS = {"download": "url_id", "export": "sample_id"}
+"""Stages with pictures, and the column that names their tars' members."""
 BLOCK = 1 << 20
 
 
@@ -56,8 +58,8 @@ def remove(root: str, source: str, removals: Removals) -> Removed:
         named = _named(table, urls, removals.ids)
         if not named.any():
             continue
-        if name.startswith("download/"):
-            pictures = set(table.filter(pa.array(named))["url_id"].to_pylist())
+        if (key := KEYS_OF_TARS.get(name.partition("/")[0])) is not None:
+            pictures = set(table.filter(pa.array(named))[key].to_pylist())
             tar = storage.join(base, name.removesuffix("parquet") + "tar")
             if storage.exists(tar):
                 removed.pictures += _blank_members(root, tar, pictures)

@@ -17,6 +17,7 @@ import fsspec
 from filelock import FileLock
 
 from veclip_core import storage
+from veclip_core.download.guarded_client import ForbiddenAddress, guarded_client
 from veclip_core.mendable import Mendable
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def fetch_all(
     folder: str,
     partial: Path,
     on_bytes: Callable[[str, int, int | None], None] = lambda name, done, whole: None,
+    only_public_and: frozenset[str] | None = None,
 ) -> list[Fetched]:
     """Fetch what is not there yet, one after the other.
 
@@ -94,15 +96,18 @@ def fetch_all(
         folder: where the files go, local or remote.
         partial: a local folder for files under way; what is in it is gone on with.
         on_bytes: hears a file's name, the bytes got so far and, where it is known, of how many.
+        only_public_and: over http(s) ask servers at public addresses alone and these, each a `host:port`; None asks any.
 
     Raises:
-        FetchError: when a server has no such file, keeps failing, or sends another than the list says.
+        FetchError: when a server has no such file, keeps failing, sends another than the list says, or may not be asked.
     """
     partial.mkdir(parents=True, exist_ok=True)
-    return [_fetch_one(one, folder, partial, on_bytes) for one in wanted]
+    return [_fetch_one(one, _Remote(one.url, only_public_and), folder, partial, on_bytes) for one in wanted]
 
 
-def _fetch_one(one: Wanted, folder: str, partial: Path, on_bytes: Callable[[str, int, int | None], None]) -> Fetched:
+def _fetch_one(
+    one: Wanted, remote: "_Remote", folder: str, partial: Path, on_bytes: Callable[[str, int, int | None], None]
+) -> Fetched:
     # Markers have a folder of their own: what lists a folder of files takes all of them for such.
     uri, marker = storage.join(folder, one.name), f"{folder.rstrip('/')}.fetched/{one.name}.json"
     with FileLock(partial / f"{one.name}.lock"):  # a second run waits, and finds it there
@@ -113,7 +118,7 @@ def _fetch_one(one: Wanted, folder: str, partial: Path, on_bytes: Callable[[str,
         if known and known.url == one.url and known.sha256 == (one.sha256 or known.sha256) and storage.exists(uri):
             return known
         part = partial / f"{one.name}.part"
-        size = _fetch_rest(one, part, on_bytes)
+        size = _fetch_rest(one, remote, part, on_bytes)
         with open(part, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if one.sha256 and sha256 != one.sha256:
@@ -127,9 +132,9 @@ def _fetch_one(one: Wanted, folder: str, partial: Path, on_bytes: Callable[[str,
         return fetched
 
 
-def _fetch_rest(one: Wanted, part: Path, on_bytes: Callable[[str, int, int | None], None]) -> int:
+def _fetch_rest(one: Wanted, remote: "_Remote", part: Path, on_bytes: Callable[[str, int, int | None], None]) -> int:
     """Bring `part` to the file's whole length; the length."""
-    remote, tries, furthest = _Remote(one.url), 0, 0
+    tries, furthest = 0, 0
     while True:
         try:
             facts = remote.facts()
@@ -151,6 +156,8 @@ def _fetch_rest(one: Wanted, part: Path, on_bytes: Callable[[str, int, int | Non
                 part.unlink()
         except NotThere as error:
             raise FetchError(f"there is no {one.url}: is the list right?") from error
+        except ForbiddenAddress as error:
+            raise FetchError(f"{one.url} is not fetched: {error}") from error
         except _network_errors() as error:
             problem = f"{type(error).__name__}: {error}"
         got = part.stat().st_size if part.exists() else 0
@@ -169,7 +176,7 @@ class NotThere(Exception):
 class _Remote:
     """A file at an address, by fsspec."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, only_public_and: frozenset[str] | None = None) -> None:
         self.ranged = True
         """Whether the server sends from where one asks; believed until it does otherwise."""
         if url.startswith(("http://", "https://")):
@@ -177,7 +184,10 @@ class _Remote:
 
             patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
             # Not the instance that others share, whose patience is five minutes for a file.
-            self._fs = fsspec.filesystem("http", client_kwargs={"timeout": patience}, skip_instance_cache=True)
+            guarded = {} if only_public_and is None else {"get_client": guarded_client(only_public_and)}
+            self._fs = fsspec.filesystem(
+                "http", client_kwargs={"timeout": patience}, skip_instance_cache=True, **guarded
+            )
             self._path = url
         else:
             self._fs, self._path = storage.filesystem(url)
@@ -187,6 +197,8 @@ class _Remote:
         try:
             told = self._fs.info(self._path)
         except FileNotFoundError as error:
+            if isinstance(error.__cause__, ForbiddenAddress):
+                raise error.__cause__ from error
             # fsspec says so of any answer that is not good, and of none.
             if error.__cause__ is None or getattr(error.__cause__, "status", None) in GONE:
                 raise NotThere from error

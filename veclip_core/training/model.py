@@ -1,9 +1,16 @@
-"""The model of a recipe: open_clip's CLIP, built from a plain description that is kept with every checkpoint."""
+"""The model of a recipe: open_clip's CLIP, built from a plain description that is kept with every checkpoint.
 
+open_clip's `ViT-B-16`, `ViT-L-14` and `ViT-H-14` are the released architecture as they stand: class token pooling, a patch
+convolution without bias, LayerNorm (epsilon 1e-5) before the blocks, GELU, a causal text tower, projections without bias. With
+T5's tokens the text tower is pooled at their end, by its id.
+"""
+
+import math
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from veclip_core.training.recipe import SAMPLE_MODEL, Recipe
+from veclip_core.training.texts import PAD, T5_END
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +22,9 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 TEXT_GROUPS = 4
 
+SIGLIP_LOGIT_SCALE, SIGLIP_LOGIT_BIAS = math.log(10), -10.0
+"""Where SigLIP starts (arXiv 2303.15343): nearly every pair is no match, and so says an untrained model."""
+
 _SAMPLE = {
     "embed_dim": 192,
     "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
@@ -24,7 +34,8 @@ _SAMPLE = {
 
 
 def architecture(recipe: Recipe, vocab_size: int) -> dict[str, Any]:
-    """open_clip's model configuration for a recipe: `embed_dim`, `vision_cfg`, `text_cfg` (and `quick_gelu`).
+    """open_clip's model configuration for a recipe: `embed_dim`, `vision_cfg`, `text_cfg` (and `quick_gelu`, and for the loss
+    `siglip` where scale and bias of the logits start).
 
     Raises:
         ValueError: when open_clip has no model of that name, or one that isn't a plain CLIP.
@@ -42,6 +53,10 @@ def architecture(recipe: Recipe, vocab_size: int) -> dict[str, Any]:
         description = deepcopy(found)
     description["vision_cfg"]["image_size"] = recipe.image_size
     description["text_cfg"].update(context_length=recipe.context_length, vocab_size=vocab_size)
+    if recipe.tokenizer == "t5":
+        description["text_cfg"].update(pool_type="eos", eos_id=T5_END, pad_id=PAD)
+    if recipe.loss == "siglip":
+        description.update(init_logit_scale=SIGLIP_LOGIT_SCALE, init_logit_bias=SIGLIP_LOGIT_BIAS)
     return description
 
 
@@ -66,12 +81,15 @@ def encode_texts(model: "CLIP", tokens_BL: "torch.Tensor", device: "torch.device
 
     if (
         model.attn_mask is None
-        or model.text_pool_type != "argmax"
+        or model.text_pool_type not in ("argmax", "eos")
         or isinstance(model.text_projection, torch.nn.Linear)
     ):
         encoded_BD: torch.Tensor = model.encode_text(tokens_BL.to(device, non_blocking=True), normalize=True)
         return encoded_BD
-    lengths_B = tokens_BL.argmax(dim=-1) + 1  # the end of text is the largest id
+    # CLIP's end of text is its largest id, T5's is found by its own.
+    of_end_BL = tokens_BL if model.text_pool_type == "argmax" else (tokens_BL == model.text_eos_id).int()
+    ends_B = of_end_BL.argmax(dim=-1)
+    lengths_B = ends_B + 1
     order_B = lengths_B.argsort(stable=True)
     encoded = []
     for rows in order_B.chunk(TEXT_GROUPS):
@@ -79,7 +97,7 @@ def encode_texts(model: "CLIP", tokens_BL: "torch.Tensor", device: "torch.device
         tokens_GL = tokens_BL[rows, :length].to(device, non_blocking=True)
         x_GLW = model.token_embedding(tokens_GL) + model.positional_embedding[:length]
         x_GLW = model.ln_final(model.transformer(x_GLW, attn_mask=model.attn_mask[:length, :length]))
-        last_GW = x_GLW[torch.arange(len(rows), device=device), tokens_GL.argmax(dim=-1)]
+        last_GW = x_GLW[torch.arange(len(rows), device=device), ends_B[rows].to(device, non_blocking=True)]
         encoded.append(last_GW @ model.text_projection)
     return normalize(torch.cat(encoded)[order_B.argsort().to(device)], dim=-1)
 

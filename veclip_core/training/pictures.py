@@ -11,7 +11,9 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Condition
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -53,9 +55,16 @@ def square(picture: "Image.Image", size: int, fit: Fit) -> np.ndarray:
 class Pictures(Protocol):
     size: int
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Pictures_BSSC uint8 of these rows of the manifest."""
+    def read(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """Pictures_BSSC uint8 of these rows of the manifest, and by place among them what is wrong with those that are black.
+
+        Raises StorageError where nothing can be read.
+        """
         ...
+
+
+class UnreadablePicture(ValueError):
+    """Bytes that are no picture, or a tar that is not there; the message names them."""
 
 
 class TarCache:
@@ -84,28 +93,88 @@ class TarCache:
         return path
 
 
+class PieceCache:
+    """Runs of neighbours in remote tars, a request each, kept in memory while they are in use: for a training that reads by windows
+    (`order.py`), whose tars together are too large for this machine."""
+
+    def __init__(self, manifest: "ManifestTable", piece_rows: int, max_bytes: int) -> None:
+        from cachetools import LRUCache
+
+        self._manifest, self._piece_rows = manifest, piece_rows
+        self._pieces: Any = LRUCache(max_bytes, getsizeof=lambda piece: len(piece[1]))
+        """Key to where the piece begins in its tar, and its bytes."""
+        self._changed = Condition()
+        self._fetched: set[tuple[int, str]] = set()
+        """By a thread, at this moment."""
+
+    def bytes_of(self, number: int, row: dict[str, Any]) -> bytes:
+        """The encoded picture of a row of the manifest. Raises FileNotFoundError."""
+        key = (number // self._piece_rows, row["tar"])
+        with self._changed:
+            self._changed.wait_for(lambda: key not in self._fetched)
+            found = self._pieces.get(key)
+            if found is None:
+                self._fetched.add(key)
+        start, piece = found or self._fetch(key)
+        return piece[row["offset"] - start : row["offset"] - start + row["bytes"]]
+
+    def _fetch(self, key: tuple[int, str]) -> tuple[int, bytes]:
+        number, tar = key
+        try:
+            end = min((number + 1) * self._piece_rows, len(self._manifest))
+            rows = self._manifest.rows(range(number * self._piece_rows, end))
+            places = [(row["offset"], row["offset"] + row["bytes"]) for row in rows if row["tar"] == tar]
+            start, end = min(first for first, _ in places), max(last for _, last in places)
+            found = start, storage.read_bytes(self._manifest.tar_uri(tar), start, end)
+            with self._changed, suppress(ValueError):  # larger than all that may be kept
+                self._pieces[key] = found
+            return found
+        finally:
+            with self._changed:
+                self._fetched.discard(key)
+                self._changed.notify_all()
+
+
 class StreamedPictures:
     """Reads and decodes each picture when it is asked for, through fsspec, on a few threads: any size, any store."""
 
     def __init__(
-        self, manifest: "ManifestTable", size: int, fit: Fit, threads: int = 4, tars: TarCache | None = None
+        self,
+        manifest: "ManifestTable",
+        size: int,
+        fit: Fit,
+        threads: int = 4,
+        tars: TarCache | None = None,
+        pieces: PieceCache | None = None,
     ) -> None:
-        self.manifest, self.size, self.fit, self._tars = manifest, size, fit, tars
+        """Remote tars are read through the one cache or the other, or picture by picture."""
+        self.manifest, self.size, self.fit, self._tars, self._pieces = manifest, size, fit, tars, pieces
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        return np.stack(list(self._pool.map(self._read_one, self.manifest.rows(rows))))
+    def read(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        read = list(self._pool.map(self._read_one, (int(number) for number in rows), self.manifest.rows(rows)))
+        black = np.zeros((self.size, self.size, 3), np.uint8)
+        pictures_BSSC = np.stack([black if isinstance(one, str) else one for one in read])
+        return pictures_BSSC, {place: one for place, one in enumerate(read) if isinstance(one, str)}
 
-    def _read_one(self, row: dict[str, Any]) -> np.ndarray:
-        uri = self.manifest.tar_uri(row["tar"])
-        if self._tars is not None and not storage.is_local(uri):
-            with open(self._tars.local(uri), "rb") as tar:
-                tar.seek(row["offset"])
-                data = tar.read(row["bytes"])
-        else:
-            fs, path = storage.filesystem(uri)
-            data = fs.cat_file(path, start=row["offset"], end=row["offset"] + row["bytes"])
-        return _decode(data, row["tar"], row["offset"], self.size, self.fit)
+    def _read_one(self, number: int, row: dict[str, Any]) -> np.ndarray | str:
+        try:
+            return _decode(self._bytes_of(number, row), row["tar"], row["offset"], self.size, self.fit)
+        except UnreadablePicture as error:
+            return str(error)
+        except FileNotFoundError:
+            return f"{self.manifest.tar_uri(row['tar'])} is not there"
+
+    def _bytes_of(self, number: int, row: dict[str, Any]) -> bytes:
+        uri, offset, size = self.manifest.tar_uri(row["tar"]), int(row["offset"]), int(row["bytes"])
+        if storage.is_local(uri) or (self._tars is None and self._pieces is None):
+            return storage.read_bytes(uri, offset, offset + size)
+        if self._tars is None:
+            assert self._pieces is not None
+            return self._pieces.bytes_of(number, row)
+        with open(self._tars.local(uri), "rb") as tar:
+            tar.seek(offset)
+            return tar.read(size)
 
 
 class PictureCache:
@@ -131,8 +200,9 @@ class PictureCache:
                 _write_cache(manifest, places, size, fit, path, threads)
         return cls(np.load(path, mmap_mode="r"), index, path)
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        return self._pictures_NSSC[self._index[np.asarray(rows, dtype=np.int64)]]
+    def read(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """All are readable: a cache of others is never made."""
+        return self._pictures_NSSC[self._index[np.asarray(rows, dtype=np.int64)]], {}
 
 
 Place = tuple[str, int, int]
@@ -202,7 +272,7 @@ def _decode(data: bytes, tar: str, offset: int, size: int, fit: Fit) -> np.ndarr
         with Image.open(io.BytesIO(data)) as picture:
             return square(picture, size, fit)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
+        raise UnreadablePicture(
             f"{tar} at {offset}: {len(data)} bytes that are no readable picture ({error}). The manifest and the tar do not "
             "belong together, or the tar is damaged: run the download stage and the manifest again."
         ) from error

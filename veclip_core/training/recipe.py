@@ -32,14 +32,18 @@ class Recipe(Config):
     """How a picture becomes a square: white margins (keeps all, right for drawings), a stretch, or its middle square."""
     flip: bool = True
     """Mirror half of the training pictures."""
-    tokenizer: Literal["bpe-in-use", "bpe"] = "bpe-in-use"
-    """CLIP's lower-cased byte pairs: only those in use in the manifest's AltTexts, VeCs and VeCaps, or all 49,408."""
+    tokenizer: Literal["bpe-in-use", "bpe", "t5"] = "bpe-in-use"
+    """CLIP's lower-cased byte pairs: only those in use in the manifest's AltTexts, VeCs and VeCaps, or all 49,408. Or T5's pieces,
+    lower-cased, as the released checkpoints have them."""
     context_length: int = Field(24, ge=4)
     """Tokens read of a text, start and end included; the rest is cut off."""
     weights: dict[str, float] = ALT_TEXT_ONLY
     """Caption source (`alt`, `vec`, `vecap`, `template`, `control`, a style's `vecap_short`) to its share of the draws."""
-    loss: Literal["clip"] = "clip"
-    """Softmax cross-entropy over the batch, both ways."""
+    order: Literal["rows", "windows"] = Field("rows", exclude_if=lambda order: order == "rows")
+    """How an epoch is shuffled: any row beside any other, or within moving windows over the tars, so that these are read forwards
+    (`order.py`): a manifest of hundreds of millions wants that."""
+    loss: Literal["clip", "siglip"] = "clip"
+    """Softmax cross-entropy over the batch, both ways; or SigLIP's sigmoid over every pair (arXiv 2303.15343)."""
     seed: int = Field(0, ge=0)
     """Decides initial weights, batches, crops and caption draws."""
     steps: int = Field(300, ge=1)
@@ -116,6 +120,7 @@ _B16: dict[str, Stated] = {
     "cache_size": _chosen(256, "leaves a margin for random crops"),
     "fit": _chosen("crop", "the middle square, as at evaluation", "at evaluation: the middle square"),
     "flip": _chosen(False, "captions say left and right"),
+    "order": _chosen("windows", "tars are read forwards"),
     "tokenizer": _chosen("bpe", "comes with open_clip", "T5's, lower-cased"),
     "context_length": _read(77, CLOC),
     "batch_size": _read(32_768, f"{CLOC}, of 100M and above"),

@@ -20,6 +20,8 @@ class Runtime:
     """Above this, pictures are decoded at every use too."""
     max_tar_cache_bytes: int = 0
     """Remote tars are copied into `cache_folder` where a manifest's pictures, as they are stored, take no more than this."""
+    max_piece_bytes: int = 8 * 1024**3
+    """Of memory, for remote tars that are read by windows: those of a quarter of a million pictures, shared by the ranks."""
     device: str = "auto"
     """`auto`: the GPU where there is one."""
     threads: int | None = None

@@ -1,20 +1,29 @@
-"""Texts to token ids: CLIP's byte pairs, whole or cut down to those a manifest uses.
+"""Texts to token ids: CLIP's byte pairs, whole or cut down to those a manifest uses, or T5's pieces.
 
 A small model spends most of its parameters on rows of the token embedding that no text reaches. Over the 49,408 byte pairs
 `sample-rn` has 11.8M parameters, over those in use about 3.3M.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from veclip_core.mendable import Mendable
 
 if TYPE_CHECKING:
     import torch
 
 PAD = 0
+T5_END = 1
+"""T5's end of text, with which its vocabulary begins after the padding."""
+T5_HUB = "google-t5/t5-base"
+"""Where the hub has the tokenizer of the released checkpoints, which call it `t5-base`."""
 REMEMBERED_TEXTS = 200_000
 """Texts whose ids are kept: all of a small manifest, a bounded part of a large one."""
 
@@ -91,13 +100,126 @@ class SampleTokenizer:
         return {"kind": "bpe-in-use", "context_length": self.context_length, "byte_pairs": list(self.byte_pairs)}
 
 
-Tokenizer = BpeTokenizer | SampleTokenizer
+class TokenizerMissing(Mendable):
+    """T5's tokenizer is not on this machine, or what was given is another; the message says how to give it."""
+
+
+@dataclass(frozen=True)
+class T5Tokenizer:
+    """T5's pieces of the lower-cased text, the end of text, then zeros.
+
+    Unlike CLIP's the end is not the largest id: the text tower must be told to pool at `T5_END`. The vocabulary is kept with a
+    checkpoint (1 to 3 MB), so that it needs no file from elsewhere.
+    """
+
+    context_length: int
+    definition: str = field(repr=False)
+    """JSON of the `tokenizers` library, lower-casing included."""
+    _tokenizer: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        from tokenizers import Tokenizer as Definition
+
+        object.__setattr__(self, "_tokenizer", Definition.from_str(self.definition))
+
+    @classmethod
+    def load(cls, context_length: int, source: str = T5_HUB) -> "T5Tokenizer":
+        """The tokenizer of a folder (its `tokenizer.json`), or of a hub id: from this machine's cache or, where there is a network,
+        the hub.
+
+        Raises:
+            TokenizerMissing: when it can't be had, or pads and ends texts with other ids than T5's.
+        """
+        from tokenizers import normalizers
+        from transformers import AutoTokenizer
+
+        try:
+            found: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except Exception as error:  # what a damaged file raises is every library's own
+            where = "holds no tokenizer that can be read" if Path(source).is_dir() else "can't be had"
+            raise TokenizerMissing(
+                f"T5's tokenizer {source} {where} ({type(error).__name__}). Set VECLIP_T5_TOKENIZER to a folder with its"
+                f" tokenizer.json, or fill a hub cache where there is a network (`hf download {T5_HUB}"
+                " tokenizer.json tokenizer_config.json`) and set HF_HOME to it"
+            ) from error
+        if not found.is_fast or (found.pad_token_id, found.eos_token_id) != (PAD, T5_END):
+            raise TokenizerMissing(
+                f"{source} is no tokenizer of T5's: it pads with id {found.pad_token_id} and ends a text with {found.eos_token_id}"
+                f" in place of {PAD} and {T5_END}. Set VECLIP_T5_TOKENIZER to a folder with t5-base's, or to {T5_HUB}"
+            )
+        definition = found.backend_tokenizer
+        before = [definition.normalizer] if definition.normalizer is not None else []
+        definition.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+        definition.no_truncation()
+        definition.no_padding()
+        return cls(context_length, definition.to_str())
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows an embedding needs: 32,100 for T5's own, sentinels included."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.definition.encode()).hexdigest()
+
+    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
+        """Ids_BL, int64."""
+        import torch
+
+        ids_BL = np.full((len(texts), self.context_length), PAD, dtype=np.int64)
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        for row, encoding in zip(ids_BL, encodings, strict=True):
+            # A text that spells out T5's own marks would end where it says so.
+            kept = [one for one in encoding.ids if one not in (PAD, T5_END)][: self.context_length - 1]
+            row[: len(kept)] = kept
+            row[len(kept)] = T5_END
+        return torch.from_numpy(ids_BL)
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `transformers.AutoTokenizer` reads."""
+        from tokenizers import Tokenizer as Definition
+        from transformers import PreTrainedTokenizerFast
+
+        PreTrainedTokenizerFast(
+            tokenizer_object=Definition.from_str(self.definition),
+            pad_token=self._tokenizer.id_to_token(PAD),
+            eos_token=self._tokenizer.id_to_token(T5_END),
+            unk_token="<unk>",
+            model_max_length=self.context_length,
+            padding_side="right",
+            model_input_names=["input_ids", "attention_mask"],
+        ).save_pretrained(folder)
+        written = folder / "tokenizer_config.json"
+        # The name that transformers 4 knows as well.
+        described = json.loads(written.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        written.write_text(json.dumps(described, indent=2) + "\n")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "t5", "context_length": self.context_length, "definition": self.definition}
+
+
+Tokenizer = BpeTokenizer | SampleTokenizer | T5Tokenizer
 
 
 def tokenizer_from_json(value: dict[str, Any]) -> Tokenizer:
     if value["kind"] == "bpe":
         return BpeTokenizer(value["context_length"])
+    if value["kind"] == "t5":
+        return T5Tokenizer(value["context_length"], value["definition"])
     return SampleTokenizer(value["context_length"], tuple(value["byte_pairs"]))
+
+
+def save_byte_pairs(folder: Path, context_length: int) -> None:
+    """Write CLIP's byte pairs as files that `transformers.AutoTokenizer` reads: the same ids, the marks by transformers' names."""
+    from transformers import CLIPTokenizer
+
+    start, end = _bpe().all_special_ids
+    vocabulary = {token: number for token, number in _bpe().encoder.items() if number not in (start, end)}
+    vocabulary |= {"<|startoftext|>": start, "<|endoftext|>": end}
+    merges = sorted(_bpe().bpe_ranks, key=_bpe().bpe_ranks.__getitem__)
+    tokenizer: Any = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=context_length)
+    tokenizer.save_pretrained(folder)
 
 
 def _padded(rows: Sequence[Sequence[int]], start: int, end: int, context_length: int) -> "torch.Tensor":

@@ -121,7 +121,7 @@ def checked_config(path: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, revision=revision)
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if Path(path).is_dir():
             raise WeightsMissing(f"{path} holds no model that transformers knows: {error}") from error
