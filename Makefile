@@ -7,7 +7,7 @@ RUN := source ./env.sh;
 # A file of tests a worker, the long files first; one thread each, because two OpenMP teams on one core wait for each other.
 PYTEST := VECLIP_THREADS=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup sample demo experiment ui test test-all lint lock bench clean
+.PHONY: help setup sample demo experiment ui test test-all lint lock bench gpu-smoke clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test-all: lint ## the matrices, drills and long runs too
 
 bench: $(VENV)/.installed-test ## the benchmarks behind the README's numbers
 	$(RUN) python benchmarks/gates.py
+
+gpu-smoke: setup ## what wants a GPU, on the one that is there, within ten minutes; rates in gpu-smoke.json (small, on a CPU, without one)
+	$(RUN) python benchmarks/gpu_smoke.py --json gpu-smoke.json
 
 lock: ## resolve the locks anew
 	bash requirements/lock.sh

@@ -1,4 +1,4 @@
-"""A proxy in front of the object store on loopback that fails as networks and servers do: lost replies, cut bodies, silence."""
+"""A proxy in front of a server on loopback that fails as networks and servers do: lost replies, cut bodies, silence."""
 
 import http.client
 import threading
@@ -23,9 +23,9 @@ PASSED_ON = ("content-length", "transfer-encoding", "connection")
 class FaultyProxy(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, endpoint: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = urlsplit(store.endpoint).netloc
+        self.upstream = urlsplit(endpoint).netloc
         self.choose: Callable[[str, str], Fault] = lambda method, path: ""
         """The fault of a request, by its method and path."""
         self.faults: list[str] = []
@@ -100,14 +100,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def faulty_proxy(store: ObjectStore) -> Iterator[tuple[FaultyProxy, ObjectStore]]:
-    """The proxy, without a fault yet, and the store as it is seen through it."""
-    proxy = FaultyProxy(store)
+def proxy_before(endpoint: str) -> Iterator[FaultyProxy]:
+    """Serving, without a fault yet."""
+    proxy = FaultyProxy(endpoint)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{proxy.server_port}"
     try:
-        yield proxy, replace(store, endpoint=endpoint, environment={**store.environment, "AWS_ENDPOINT_URL": endpoint})
+        yield proxy
     finally:
         proxy.over.set()
         proxy.shutdown()
         proxy.server_close()
+
+
+@contextmanager
+def faulty_proxy(store: ObjectStore) -> Iterator[tuple[FaultyProxy, ObjectStore]]:
+    """The proxy, without a fault yet, and the store as it is seen through it."""
+    with proxy_before(store.endpoint) as proxy:
+        endpoint = f"http://127.0.0.1:{proxy.server_port}"
+        yield proxy, replace(store, endpoint=endpoint, environment={**store.environment, "AWS_ENDPOINT_URL": endpoint})

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from veclip_core import cli_captions, cli_checkpoints, cli_data
+from veclip_core import cli_captions, cli_checkpoints, cli_data, cli_training
 from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.mendable import Mendable
 from veclip_core.processes import quiet_logging
@@ -32,6 +32,7 @@ app.add_typer(sample, name="sample")
 app.add_typer(cli_captions.commands)
 app.add_typer(cli_data.commands)
 app.add_typer(cli_checkpoints.commands)
+app.add_typer(cli_training.commands)
 
 STAGES_OF_ASSET = {
     "raw_urls": ("list_urls",),
@@ -156,16 +157,12 @@ def run(
     elif asset in cli_data.FILTERING_ASSETS:
         cli_data.run_filtering(chain, asset, first, only)
     elif asset in ARMS:
-        from veclip_core.pipeline.training import train_arm
-
-        made, _ = train_arm(chain, asset, seed, overrides=_overrides(steps))
-        _tell({"steps": made.steps, "samples_per_s": made.samples_per_s, "final_loss": made.final_loss})
-        typer.echo(made.checkpoint)
+        cli_training.train_one(chain, asset, seed, cli_training.overrides(steps))
     elif asset == "arms":
         from veclip_core.pipeline.side_by_side import train_side_by_side
 
         trainings = [(arm, seed) for seed in EXPERIMENT.seeds for arm in EXPERIMENT.arms]
-        for one in train_side_by_side(chain, trainings, overrides=_overrides(steps)):
+        for one in train_side_by_side(chain, trainings, overrides=cli_training.overrides(steps)):
             typer.echo(f"{one.arm} seed {one.seed}: {one.checkpoint}")
     else:
         from veclip_core.pipeline.evaluation import make_report
@@ -200,10 +197,6 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise typer.BadParameter(f"--canary {text}: give a share of the shards, such as 0.1% or 0.001")
     return share
-
-
-def _overrides(steps: int | None) -> dict[str, int]:
-    return {} if steps is None else {"steps": steps}
 
 
 def _report_name(scale: str, experiment: bool) -> str:

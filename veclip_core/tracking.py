@@ -5,6 +5,7 @@ Training never waits for tracking: `MlflowTracker` hands every call to a backgro
 
 import os
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ MAX_METRICS_PER_CALL = 1_000
 """MLflow's limit for one `log_batch`."""
 MAX_PARAMS_PER_CALL = 100
 MAX_PARAM_CHARS = 6_000
+BEGINNING_TAG = "veclip.beginning"
+"""By its value a run is found that was created while the reply was lost, so that none is created twice."""
 RETRIED_CODES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}
 
 
@@ -89,7 +92,7 @@ def client_for(uri: str) -> Any:
     """An MlflowClient that fails fast (the retries are ours) and reports nothing to anyone else."""
     for variable, value in (
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
-        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
+        ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"),
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
     ):
         os.environ.setdefault(variable, value)
@@ -133,6 +136,8 @@ class _Start:
     params: dict[str, str]
     run_id: str | None
     started_ms: int = field(default_factory=lambda: _now_ms())
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tried: bool = False
 
 
 _Item = _Metrics | _Call | _Start
@@ -279,15 +284,23 @@ def _begin(client: Any, start: _Start, artifact_root: str | None) -> str:
         for key, value in start.tags.items():
             client.set_tag(start.run_id, key, value)
         return start.run_id
-    run = client.create_run(
-        _experiment_id(client, start.experiment, artifact_root), start_time=start.started_ms, run_name=start.name
-    )
-    run_id: str = run.info.run_id
+    experiment = _experiment_id(client, start.experiment, artifact_root)
+    run_id = _created_before(client, experiment, start) if start.tried else None
+    if run_id is None:
+        start.tried = True
+        mark = {BEGINNING_TAG: start.mark}
+        run = client.create_run(experiment, start_time=start.started_ms, run_name=start.name, tags=mark)
+        run_id = str(run.info.run_id)
     params = [Param(key, value) for key, value in start.params.items()]
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in start.tags.items()])
     for first in range(0, len(params), MAX_PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[first : first + MAX_PARAMS_PER_CALL])
     return run_id
+
+
+def _created_before(client: Any, experiment: str, start: _Start) -> str | None:
+    found = client.search_runs([experiment], f'tags."{BEGINNING_TAG}" = "{start.mark}"', max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def _experiment_id(client: Any, name: str, artifact_root: str | None) -> str:

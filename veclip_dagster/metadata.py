@@ -68,6 +68,20 @@ def curve(points: Mapping[str, list[tuple[float, float]]], title: str, y: str, x
     return _picture(figure)
 
 
+def panels(lines: Mapping[str, list[tuple[float, float]]], x: str = "step") -> dg.MetadataValue:
+    """Line charts below each other over one axis, inline: each with a scale of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.5 + 1.2 * len(lines)), layout="constrained")
+    all_axes = figure.subplots(len(lines), sharex=True, squeeze=False)[:, 0]
+    for axes, (name, line) in zip(all_axes, lines.items(), strict=True):
+        axes.plot([step for step, _ in line], [value for _, value in line], color="#4c6ef5")
+        axes.set_title(name, loc="left", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[-1].set_xlabel(x)
+    return _picture(figure)
+
+
 def _picture(figure: Any) -> dg.MetadataValue:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)

@@ -1,6 +1,6 @@
 """`clip_S`, `veclip_S` and `eval_report_S` of one scale."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,17 @@ from veclip_dagster.links import mlflow_links, tags_of
 from veclip_dagster.resources import VeclipResource
 
 OBSERVE_EVERY_STEPS = 50
+CURVES = {
+    "loss": "contrastive loss",
+    "logit_scale": "temperature (logit scale)",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "samples_per_s": "samples/s",
+    "mfu": "share of the devices' peak (MFU)",
+    "data_wait": "share of the time spent waiting for data",
+    "memory_gb": "memory, GB",
+}
+"""Metrics that are drawn over the steps, where a training has them."""
 
 
 class TrainConfig(dg.Config):
@@ -122,7 +133,6 @@ def training_asset(
 
 
 def _of_training(report: TrainReport) -> dict[str, dg.MetadataValue]:
-    loss = [(float(point["step"]), float(point["loss"])) for point in report.history]
     return {
         "final_loss": dg.MetadataValue.float(report.final_loss),
         "steps": dg.MetadataValue.int(report.steps),
@@ -134,8 +144,17 @@ def _of_training(report: TrainReport) -> dict[str, dg.MetadataValue]:
         "checkpoint": dg.MetadataValue.path(report.checkpoint),
         "caption_sources": metadata.counts_table(report.choices, "source"),
         "fallbacks": dg.MetadataValue.int(report.fallbacks),
-        "loss": metadata.curve({"loss": loss}, "contrastive loss (training)", "loss"),
+        "curves": metadata.panels(curves_of(report.history)),
     }
+
+
+def curves_of(history: Sequence[Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:
+    """Title to points (step, value), of the metrics that there are."""
+    lines = {
+        title: [(float(point["step"]), float(point[name])) for point in history if name in point]
+        for name, title in CURVES.items()
+    }
+    return {title: line for title, line in lines.items() if line}
 
 
 def result_of_report(made: MadeReport, settings: Settings) -> dg.MaterializeResult:

@@ -77,8 +77,8 @@ def test_an_asset_is_materialised_and_shows_captions_with_pictures(ui: Ui, page:
 def test_mlflow_compares_the_two_trainings(ui: Ui, page: Any, tmp_path: Path) -> None:
     done = ui.deployment.run("veclip", "run", "manifest")
     assert done.returncode == 0, done.stdout[-3000:]
-    for arm in ("clip", "veclip"):
-        done = ui.deployment.run("veclip", "run", arm, "--steps", "10")
+    for command in (("run", "clip"), ("train", "--arm", "veclip")):
+        done = ui.deployment.run("veclip", *command, "--steps", "10")
         assert done.returncode == 0, done.stdout[-3000:]
     done = ui.deployment.run("veclip", "run", "eval_report")
     assert done.returncode == 0, done.stdout[-3000:]

@@ -1,7 +1,6 @@
 """Rates of a captioner on a device: taken from captions made before, or measured on made-up pictures and pairs."""
 
 import json
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from veclip_core.captioning.fuse import FuseOperation, fuse_rows
 from veclip_core.captioning.styles import Style
 from veclip_core.config import Config
 from veclip_core.mendable import Mendable
-from veclip_core.pipeline import engines
+from veclip_core.pipeline import engines, rate_table
 from veclip_core.pipeline.budget import Estimate, estimate, rate_of
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
@@ -72,7 +71,7 @@ def rates_of(scale: Scale, settings: Settings, like: Scale) -> tuple[dict[str, f
         row = next(
             (
                 row
-                for row in reversed(_table(settings))
+                for row in reversed(rate_table.read(settings, TABLE))
                 if (row["describer"], row["fuser"]) == (captioner.describer, captioner.fuser)
             ),
             None,
@@ -155,55 +154,67 @@ def _samples_a_picture(made: Mapping[str, _Made | None]) -> float:
 def measure_rates(settings: Settings, scale: Scale, pictures: int, pairs: int) -> str:
     """Measure, add a row to the root's table, and return the table as text."""
     captioner = engines.captioner_of(scale, settings)
-    if captioner.one_pass:
-        raise NoRates("one pass is measured by a canary: `veclip run vecap --canary 0.1%`")
-    describing = engines.describe_operation(scale, settings)
-    images = _made_up_pictures(pictures + WARM_UP)
-    with describing.opener() as describer:  # type: ignore[attr-defined]
-        describer.describe(iter(images[:WARM_UP]))
-        started = time.monotonic()
-        described = describer.describe(iter(images[WARM_UP:]))
-        describe_s = time.monotonic() - started
-    fusing = engines.fuse_operation(scale, settings)
-    assert isinstance(fusing, FuseOperation)
-    with opened(fusing.config.engine, fusing.runtime) as engine:
-        texts = _made_up_pairs(pairs + WARM_UP, fusing)
-        fuse_rows(texts[:WARM_UP], engine, fusing.config)
-        started = time.monotonic()
-        fused = fuse_rows(texts[WARM_UP:], engine, fusing.config)
-        fuse_s = time.monotonic() - started
-    candidates = [candidate for row in fused for candidate in row]
     row = {
         "when": time.strftime("%Y-%m-%d"),
-        "device": _device(),
+        "device": rate_table.device_name(),
         "threads": settings.threads,
         "engine": settings.engine,
         "describer": captioner.describer,
         "fuser": captioner.fuser,
         "picture": f"{SIZE[0]} x {SIZE[1]}",
-        "describe_per_s": round(len(described) / describe_s, 3),
-        "describe_tokens_per_s": round(sum(one.detail.get("tokens", 0) for one in described) / describe_s, 1),
-        "fuse_per_s": round(pairs / fuse_s, 3),
-        "fuse_prompt_tokens_per_s": round(sum(candidate.prompt_tokens for candidate in candidates) / fuse_s, 1),
-        "fuse_tokens_per_s": round(sum(candidate.completion_tokens for candidate in candidates) / fuse_s, 1),
+        **describing_rates(settings, scale, pictures),
+        **fusing_rates(settings, scale, pairs),
     }
-    table = [*_table(settings), row]
-    storage.write_json(storage.join(settings.root, TABLE), table)
-    return _as_text(table)
+    return rate_table.as_text(rate_table.add(settings, TABLE, row))
 
 
-def _table(settings: Settings) -> list[dict[str, Any]]:
-    try:
-        return list(storage.read_json(storage.join(settings.root, TABLE)))
-    except FileNotFoundError:
-        return []
+def describing_rates(settings: Settings, scale: Scale, pictures: int, warm_up: int = WARM_UP) -> dict[str, float]:
+    """Pictures and generated tokens a second of the describing engine, once it is loaded and has done `warm_up` of them.
+
+    Raises:
+        NoRates: of a captioner of one pass.
+    """
+    _require_two_passes(settings, scale)
+    describing = engines.describe_operation(scale, settings)
+    images = _made_up_pictures(pictures + warm_up)
+    with describing.opener() as describer:  # type: ignore[attr-defined]
+        describer.describe(iter(images[:warm_up]))
+        started = time.monotonic()
+        described = describer.describe(iter(images[warm_up:]))
+        seconds = time.monotonic() - started
+    tokens = sum(one.detail.get("tokens", 0) for one in described)
+    return {
+        "describe_per_s": round(len(described) / seconds, 3),
+        "describe_tokens_per_s": round(tokens / seconds, 1),
+    }
 
 
-def _as_text(table: list[dict[str, Any]]) -> str:
-    names = list(table[-1])
-    cells = [names, *([str(row.get(name, "")) for name in names] for row in table)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(names))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+def fusing_rates(settings: Settings, scale: Scale, pairs: int, warm_up: int = WARM_UP) -> dict[str, float]:
+    """Pairs, tokens read and generated tokens a second of the fusing engine, once it is loaded and has done `warm_up` of them.
+
+    Raises:
+        NoRates: of a captioner of one pass.
+    """
+    _require_two_passes(settings, scale)
+    fusing = engines.fuse_operation(scale, settings)
+    assert isinstance(fusing, FuseOperation)
+    with opened(fusing.config.engine, fusing.runtime) as engine:
+        texts = _made_up_pairs(pairs + warm_up, fusing)
+        fuse_rows(texts[:warm_up], engine, fusing.config)
+        started = time.monotonic()
+        fused = fuse_rows(texts[warm_up:], engine, fusing.config)
+        seconds = time.monotonic() - started
+    candidates = [candidate for row in fused for candidate in row]
+    return {
+        "fuse_per_s": round(pairs / seconds, 3),
+        "fuse_prompt_tokens_per_s": round(sum(candidate.prompt_tokens for candidate in candidates) / seconds, 1),
+        "fuse_tokens_per_s": round(sum(candidate.completion_tokens for candidate in candidates) / seconds, 1),
+    }
+
+
+def _require_two_passes(settings: Settings, scale: Scale) -> None:
+    if engines.captioner_of(scale, settings).one_pass:
+        raise NoRates("one pass is measured by a canary: `veclip run vecap --canary 0.1%`")
 
 
 def _made_up_pictures(count: int) -> list[Any]:
@@ -222,11 +233,3 @@ def _made_up_pairs(count: int, fusing: FuseOperation) -> list[tuple[str, str]]:
         ("Rustic bathroom style.", "A bathroom with a window, a sink, a toilet and wooden shelves along the wall.")
     ]
     return [(f"{examples[n % len(examples)][0]} {n}", examples[n % len(examples)][1]) for n in range(count)]
-
-
-def _device() -> str:
-    import torch
-
-    return (
-        str(torch.cuda.get_device_name()) if torch.cuda.is_available() else platform.processor() or platform.machine()
-    )

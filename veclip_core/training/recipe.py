@@ -1,9 +1,11 @@
 """Recipes: what decides a training's result, the sample's and the paper's. What is compared by which numbers: `arms.py`.
 
-The standing of each paper value is that of PAPER.md's table: [S] read in a public source, [R] reconstructed or chosen here.
+`LARGE` is the table of the large scales' recipes, each value with its standing; `veclip recipes` prints it.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -82,40 +84,76 @@ class Recipe(Config):
 SAMPLE = Recipe()
 """Both models of the sample scale, mixed or not; 400 steps over-fit its 3,600 pictures."""
 
-_PAPER = Recipe(
-    model="ViT-B-16",  # [S]
-    image_size=224,  # [S]
-    cache_size=256,  # [R]
-    fit="crop",  # [R]
-    flip=False,  # [R]
-    order="windows",  # [R]
-    tokenizer="bpe",  # [R] Apple's is T5's, lower-cased [S]
-    context_length=77,  # [S]
-    batch_size=32_768,  # [S] from 100M on
-    steps=97_656,
-    learning_rate=5e-4,  # [S]
-    warmup_steps=2_000,  # [S]
-    weight_decay=0.2,  # [S]
-    betas=(0.9, 0.98),  # [S]
-    epsilon=1e-6,  # [R] open_clip's value for ViTs
-    clip_norm=1.0,  # [R]
-)
+Standing = Literal["S", "D", "R"]
 
-B16_3M = _PAPER.model_copy(update={"batch_size": 8_192, "steps": 11_719})  # batch [R]; 32 epochs [R]
-B16_12M = _PAPER.model_copy(update={"batch_size": 8_192, "steps": 46_875})  # batch [R]; 32 epochs [R]
-B16_100M = _PAPER  # batch [S]; 32 epochs [R]
-B16_200M = _PAPER.model_copy(update={"steps": 195_312})  # batch [S]; 32 epochs [R]
-B16_300M = _PAPER.model_copy(update={"steps": 439_087})  # batch and steps [S] (VeCap-DFN, 14 billion examples)
-L14_300M = B16_300M.model_copy(update={"model": "ViT-L-14"})
-H14_336_300M = B16_300M.model_copy(update={"model": "ViT-H-14", "image_size": 336, "cache_size": 384})
+
+@dataclass(frozen=True)
+class Stated:
+    """A recipe's value, and how well it is known to be the paper's."""
+
+    value: Any
+    standing: Standing
+    """S: read in a public source. D: computed from one. R: reconstructed or chosen here, so not to be called the paper's."""
+    note: str
+    """Of S and D the source, of R why this value."""
+    published: str = ""
+    """What a public source says, where ours is another."""
+
+
+README = "README of apple/ml-veclip"
+CLOC = "arXiv 2410.02746, Table A"
+
+
+def _read(value: Any, source: str) -> Stated:
+    return Stated(value, "S", source)
+
+
+def _chosen(value: Any, why: str, published: str = "") -> Stated:
+    return Stated(value, "R", why, published)
+
+
+MIX = _chosen(MIXED, "each as often as the other")
+
+_B16: dict[str, Stated] = {
+    "model": _read("ViT-B-16", README),
+    "image_size": _read(224, README),
+    "cache_size": _chosen(256, "leaves a margin for random crops"),
+    "fit": _chosen("crop", "the middle square, as at evaluation", "at evaluation: the middle square"),
+    "flip": _chosen(False, "captions say left and right"),
+    "order": _chosen("windows", "tars are read forwards"),
+    "tokenizer": _chosen("bpe", "comes with open_clip", "T5's, lower-cased"),
+    "context_length": _read(77, CLOC),
+    "batch_size": _read(32_768, f"{CLOC}, of 100M and above"),
+    "steps": _chosen(97_656, "32 epochs of 100M"),
+    "learning_rate": _read(5e-4, CLOC),
+    "warmup_steps": _read(2_000, CLOC),
+    "weight_decay": _read(0.2, CLOC),
+    "betas": _read((0.9, 0.98), CLOC),
+    "epsilon": _chosen(1e-6, "open_clip's value for ViTs"),
+    "clip_norm": _chosen(1.0, "a usual value"),
+}
+_SMALL_BATCH = _chosen(8_192, "a quarter of the large scales'")
+_B16_300M = _B16 | {"steps": _read(439_087, f"{CLOC}, of VeCap-DFN: about 14 billion examples")}
+_AS_B16 = _chosen(439_087, "as many as of the B/16")
+
+LARGE: dict[str, Mapping[str, Stated]] = {
+    "3m": _B16 | {"batch_size": _SMALL_BATCH, "steps": _chosen(11_719, "32 epochs of 3M")},
+    "12m": _B16 | {"batch_size": _SMALL_BATCH, "steps": _chosen(46_875, "32 epochs of 12M")},
+    "100m": _B16,
+    "200m": _B16 | {"steps": _chosen(195_312, "32 epochs of 200M")},
+    "300m": _B16_300M,
+    "300m-l14": _B16_300M | {"model": _read("ViT-L-14", README), "steps": _AS_B16},
+    "300m-h14-336": _B16_300M
+    | {
+        "model": _read("ViT-H-14", README),
+        "image_size": _read(336, README),
+        "cache_size": _chosen(384, "leaves a margin for random crops"),
+        "steps": _AS_B16,
+    },
+}
+"""Recipe to its fields. What is not named here has the default of `Recipe`, and all of the sample's values are chosen here."""
 
 RECIPES: dict[str, Recipe] = {
     "sample": SAMPLE,
-    "3m": B16_3M,
-    "12m": B16_12M,
-    "100m": B16_100M,
-    "200m": B16_200M,
-    "300m": B16_300M,
-    "300m-l14": L14_300M,
-    "300m-h14-336": H14_336_300M,
+    **{name: Recipe(**{field: one.value for field, one in fields.items()}) for name, fields in LARGE.items()},
 }
