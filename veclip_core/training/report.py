@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from veclip_core.training.checkpoint import Checkpoint
-from veclip_core.training.data import Batch
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,14 @@ class Runtime:
     """On the terminal; off where several trainings run side by side."""
     log_every_steps: int = 10
     checkpoint_every_steps: int = 50
+    micro_batch: int | None = None
+    """Pairs that go through the towers at once on each rank (gradient cache): less memory, more time, the same gradient."""
+    checkpoint_activations: bool = False
+    """Compute the blocks of the transformers again for the gradient in place of keeping what they computed."""
+    compile: bool = False
+    """torch.compile, of the blocks of the transformers or a ResNet."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Whether each of several ranks holds the whole model and its optimizer, or its share of them (FSDP2)."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +93,16 @@ class Done:
     """Since the last log entry."""
     run_id: str | None = None
 
-    def add(self, batch: Batch, loss: float) -> None:
+    def add(self, samples: int, loss: float) -> None:
+        """A step."""
         self.step += 1
-        self.samples += len(batch.texts)
-        self.fallbacks += batch.fallbacks
-        self.choices = dict(sorted((Counter(self.choices) + Counter(batch.sources)).items()))
+        self.samples += samples
         self.interval_losses.append(loss)
+
+    def count(self, fallbacks: int, sources: Mapping[str, int]) -> None:
+        """What a rank has read in some steps."""
+        self.fallbacks += fallbacks
+        self.choices = dict(sorted((Counter(self.choices) + Counter(sources)).items()))
 
 
 def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> TrainReport:
