@@ -18,19 +18,12 @@ from veclip_core.training.report import Runtime
 
 def contents(folder: Path) -> dict[str, object]:
     """Everything of the last checkpoint that must not depend on interruptions: weights, optimizer, counts, losses."""
-    import torch
-
     last = checkpoints.find(str(folder))
-    training = last.training()["optimizer"]["state"]
     done = last.state()["done"]
     return {
         "step": last.step,
         "weights": {name: tensor.numpy().tobytes() for name, tensor in last.weights().items()},
-        "optimizer": {
-            f"{number} {name}": value.numpy().tobytes() if torch.is_tensor(value) else value
-            for number, one in training.items()
-            for name, value in one.items()
-        },
+        "training": {path.name: path.read_bytes() for path in (folder / last.name / "training").iterdir()},
         "counts": (done["samples"], done["fallbacks"], done["choices"]),
         "losses": [entry["loss"] for entry in done["history"]],
     }
@@ -50,17 +43,24 @@ def undisturbed(source: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.mark.parametrize(
     ("point", "resumed_at"),
-    [("at_step_7", 4), ("before_move", 4), ("between_files", 4), ("before_marker", 4), ("after_marker", 8)],
+    # The checkpoint of step 8 is written while later steps are taken, and may be there when step 10 is.
+    [
+        ("at_step_10", {4, 8}),
+        ("before_move", {4}),
+        ("between_files", {4}),
+        ("before_marker", {4}),
+        ("after_marker", {8}),
+    ],
 )
 def test_killed_and_started_again(
-    source: str, undisturbed: dict[str, object], tmp_path: Path, point: str, resumed_at: int
+    source: str, undisturbed: dict[str, object], tmp_path: Path, point: str, resumed_at: set[int]
 ) -> None:
     folder = tmp_path / "run"
     assert run(source, folder, point)[0] == -signal.SIGKILL
     exit_code, (*steps, report) = run(source, folder)
     assert exit_code == 0
-    assert steps == list(range(resumed_at + 1, 13)), "finished steps are not done again"
-    assert report["resumed_at"] == resumed_at
+    assert report["resumed_at"] in resumed_at
+    assert steps == list(range(report["resumed_at"] + 1, 13)), "finished steps are not done again"
     assert contents(folder) == undisturbed
     assert not list((folder / ".scratch").iterdir()), "nothing of the killed run stays"
 

@@ -198,8 +198,11 @@ class _Told:
                 continue
             if isinstance(said, _Failure):
                 self._failures.append(said)
-            else:
+                continue
+            try:
                 self._on_told(said)
+            except Exception:  # ranks would wait for ever to be heard
+                logger.exception("what a rank told could not be passed on")
 
 
 def _local_rank(work: Work, arguments: tuple[Any, ...], writers: "list[connection.Connection]") -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from veclip_core import storage
 from veclip_core.config import digest_of
-from veclip_core.leases import POLL_S, Lease
+from veclip_core.leases import POLL_S, Lease, holder
 from veclip_core.tracking import NoTracker, RunStatus, Tracker
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
@@ -105,10 +105,14 @@ def _leased(folder: str, world: World) -> Iterator[Lease | None]:
             yield lease
         return
     held: Lease | None = None
+    said = False
     # In turns, because no rank may wait in silence for as long as another training takes.
     while not world.told(held is not None):
         held = Lease.acquire(leases, "training") if world.leads else None
         if world.leads and held is None:
+            if not said:
+                logger.info("waiting for the training in %s, which %s works on", folder, holder(leases, "training"))
+                said = True
             time.sleep(POLL_S)
     if held is None:
         yield None
@@ -145,7 +149,7 @@ def _train(
     batches = _batches(recipe, manifest, runtime, world)
     tokenizer, batch_size = batches.tokenizer, batches.plan.batch_size
     description, precision = architecture(recipe, tokenizer.vocab_size), precision_of(recipe, world.device)
-    # The first kept is the CPU's random state: a GPU's is set at every step.
+    # Every forward pass seeds torch; whoever called gets the CPU's random state back.
     with repeatable(runtime.threads), torch.random.fork_rng(devices=[]), StopSignal() as stop:
         learner = Learner.of(recipe, runtime, world, description, precision, batch_size)
         done = Done()
