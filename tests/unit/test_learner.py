@@ -51,7 +51,8 @@ def gradients(learner: Learner, batch: Batch) -> tuple[dict[str, float], dict[st
 
 @pytest.mark.parametrize(
     "pieces",
-    [{"micro_batch": 2}, {"micro_batch": 5}, {"checkpoint_activations": True}, {"micro_batch": 4, "checkpoint_activations": True}],
+    [{"micro_batch": 2}, {"micro_batch": 5}, {"checkpoint_activations": True}, {"micro_batch": 4, "checkpoint_activations": True},
+     pytest.param({"compile": True, "micro_batch": 4}, marks=pytest.mark.slow)],
 )  # fmt: skip
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_the_gradient_does_not_depend_on_its_pieces(

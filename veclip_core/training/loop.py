@@ -10,7 +10,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from veclip_core.training.guards import TrainingDiverged, is_suspect, refuse_div
 from veclip_core.training.learner import Learner
 from veclip_core.training.manifest_table import ManifestTable
 from veclip_core.training.model import architecture, precision_of
+from veclip_core.training.prefetch import Prefetched
 from veclip_core.training.process import StopSignal, TrainingInterrupted, repeatable
 from veclip_core.training.recipe import Recipe
 from veclip_core.training.report import Done, RunLabels, Runtime, TrainReport, report_of
@@ -233,7 +233,7 @@ class _Run:
 
         before = logged_at = time.perf_counter()
         logged_samples, waited_s = done.samples, 0.0
-        ahead = _Prefetched(self.batches, done.step, self.recipe.steps)
+        ahead = Prefetched(self.batches, done.step, self.recipe.steps)
         with ahead, tqdm(total=self.recipe.steps, initial=done.step, desc="train", unit="step",
                          disable=not (self.runtime.progress_bar and self.world.leads)) as bar:  # fmt: skip
             for batch in ahead:
@@ -319,29 +319,3 @@ def learning_rate_at(recipe: Recipe, step: int) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     along = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * along)) * recipe.learning_rate
-
-
-class _Prefetched:
-    """The batches of steps [first, end), each prepared while the one before it is trained on."""
-
-    def __init__(self, batches: Batches, first: int, end: int) -> None:
-        self._batches, self._first, self._end = batches, first, end
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self.waited_s = 0.0
-        """For batches that were not ready when they were asked for."""
-
-    def __enter__(self) -> "_Prefetched":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def __iter__(self) -> Iterator[Batch]:
-        ahead = self._pool.submit(self._batches.at, self._first)
-        for step in range(self._first, self._end):
-            asked = time.perf_counter()
-            batch = ahead.result()
-            self.waited_s += time.perf_counter() - asked
-            if step + 1 < self._end:
-                ahead = self._pool.submit(self._batches.at, step + 1)
-            yield batch
