@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.training_process import MANIFEST, run
+from tests.integration.training_process import MANIFEST, run, shards_of
 from tests.unit.training_world import TINY, write_world
 from veclip_core.tracking import client_for, initialise
 from veclip_core.training import checkpoint as checkpoints
@@ -23,7 +23,7 @@ def contents(folder: Path) -> dict[str, object]:
     return {
         "step": last.step,
         "weights": {name: tensor.numpy().tobytes() for name, tensor in last.weights().items()},
-        "training": {path.name: path.read_bytes() for path in (folder / last.name / "training").iterdir()},
+        "training": shards_of(last),
         "counts": (done["samples"], done["fallbacks"], done["choices"]),
         "losses": [entry["loss"] for entry in done["history"]],
     }

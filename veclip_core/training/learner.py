@@ -71,8 +71,10 @@ class Learner:
         from veclip_core.training.modules import Towers, share_batch_norms
 
         share = _share(recipe, world, batch_size)
-        # Channels last: a CPU convolves a batch of the sample's pictures in two thirds of the time.
-        model = build_model(description, recipe.seed).to(world.device, memory_format=torch.channels_last)
+        # Channels last: a CPU convolves a batch of the sample's pictures in two thirds of the time. FSDP takes no such parameters.
+        sharded = runtime.parallel == "fsdp" and world.ranks > 1
+        layout = torch.contiguous_format if sharded else torch.channels_last
+        model = build_model(description, recipe.seed).to(world.device, memory_format=layout)
         if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
             if runtime.micro_batch is not None and runtime.micro_batch < share:
                 raise CannotTrainSo(
@@ -81,7 +83,7 @@ class Learner:
                 )
             if world.ranks > 1:
                 share_batch_norms(model)
-        if runtime.parallel == "fsdp" and world.ranks > 1 and precision == "fp16":
+        if sharded and precision == "fp16":
             raise CannotTrainSo("fp16 is not scaled over shards: choose precision bf16, or VECLIP_TRAIN_PARALLEL=ddp")
         if runtime.checkpoint_activations:
             model.set_grad_checkpointing(True)

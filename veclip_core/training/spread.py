@@ -34,7 +34,7 @@ def spread(towers: Any, runtime: Runtime, world: World) -> Any:
         from torch.nn.parallel import DistributedDataParallel
 
         devices = [world.device] if world.device.type == "cuda" else None
-        return DistributedDataParallel(towers, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(towers, device_ids=devices, forward_sync_buffers=False)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -1,5 +1,6 @@
 """The processes (ranks) of one training: which of them this is, and what they tell each other."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class World:
         import torch
         import torch.distributed as dist
 
+        # What open_clip's loss gathers with; its successor has no public name.
+        warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")
         chosen = device_named(device)
         own = dist.get_node_local_rank(fallback_rank=0)
         if chosen.type == "cuda":
