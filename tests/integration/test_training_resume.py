@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.training_process import MANIFEST, run, shards_of
+from tests.object_store import ObjectStore
 from tests.unit.training_world import TINY, write_world
+from veclip_core import storage
 from veclip_core.tracking import client_for, initialise
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.loop import train
@@ -111,3 +113,26 @@ def test_mlflow_keeps_one_run_through_a_kill(source: str, tmp_path: Path) -> Non
     (dataset,) = run_found.inputs.dataset_inputs[:1]
     assert dataset.dataset.digest == load_manifest(source, MANIFEST).digest[:36]
     assert time.time() * 1000 > run_found.info.end_time
+
+
+@pytest.mark.slow
+def test_a_training_in_a_bucket_goes_on_from_there(
+    source: str, undisturbed: dict[str, object], store: ObjectStore
+) -> None:
+    """Its shards are fetched and compared with their digests."""
+
+    def interrupt(step: int, _: object) -> None:
+        if step == 7:
+            raise InterruptedError
+
+    manifest, folder = load_manifest(source, MANIFEST), f"{store.root}/training"
+    runtime = Runtime(threads=1, log_every_steps=1, checkpoint_every_steps=2, device="cpu")
+    with pytest.raises(InterruptedError):
+        train(TINY, manifest, folder, runtime=runtime, on_progress=interrupt)
+    assert train(TINY, manifest, folder, runtime=runtime).resumed_at == 6
+    last = checkpoints.find(folder)
+    weights = {name: tensor.numpy().tobytes() for name, tensor in last.weights().items()}
+    assert weights == undisturbed["weights"], "bit for bit"
+    assert {name.split("/")[0] for name in storage.list_files(folder)} == {
+        "leases", "step-000010", "step-000010.success.json", "step-000012", "step-000012.success.json",
+    }  # fmt: skip
