@@ -152,6 +152,19 @@ class Settings(BaseModel):
     number, further ones join in as the cluster grows."""
     train_workers: int = Field(default=min(CPU_COUNT, 4), ge=1)
     """Trainings of an experiment at the same time; they share `threads`."""
+    train_ranks: int | None = Field(default=None, ge=1)
+    """Processes that share each training, a GPU each where there are some: of this machine, or actors of the Ray cluster with
+    executor `ray`. By default a training is one process, which is the asset's own."""
+    train_parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Whether each rank holds the whole model and its optimizer, or its share of them."""
+    train_micro_batch: int | None = Field(default=None, ge=1)
+    """Pairs that go through the model at once on each rank: less memory and more time for the same gradient; by default all."""
+    train_checkpoint_activations: bool = False
+    """Compute the transformers' blocks twice in place of keeping what they computed: less memory, more time."""
+    train_checkpoint_steps: int | None = Field(default=None, ge=1)
+    """Steps between two checkpoints of a training; by default one in 500 of its steps, but at least 50."""
+    train_compile: bool = False
+    """torch.compile for trainings."""
     threads: int = Field(default=CPU_COUNT, ge=1)
     """Threads of a worker that computes on the CPU."""
     mlflow: str = ""

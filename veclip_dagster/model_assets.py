@@ -144,6 +144,7 @@ def _of_training(report: TrainReport) -> dict[str, dg.MetadataValue]:
         "checkpoint": dg.MetadataValue.path(report.checkpoint),
         "caption_sources": metadata.counts_table(report.choices, "source"),
         "fallbacks": dg.MetadataValue.int(report.fallbacks),
+        "unreadable": dg.MetadataValue.int(report.unreadable),
         "curves": metadata.panels(curves_of(report.history)),
     }
 

@@ -4,20 +4,17 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import FOREIGN, PROJECT
 from veclip_core.settings import Settings
-from veclip_core.training.report import Runtime
 
 sys.path.append(str(PROJECT / "benchmarks"))
 import gpu_smoke
 
-HAS_WAYS = {"micro_batch", "checkpoint_activations", "parallel"} <= {one.name for one in fields(Runtime)}
-WAYS = ["gradient-cache", "fsdp"] if HAS_WAYS else []
+WAYS = ["gradient-cache", "fsdp"]
 
 
 def smoke(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, object]]:
@@ -62,7 +59,6 @@ def test_a_check_that_fails_hides_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_WAYS, reason="the loop has no FSDP yet")
 def test_two_ranks_shard_through_the_loop(tmp_path: Path) -> None:
     code, found = smoke(tmp_path, "--only", "bf16", "fsdp", "--ranks", "2")
     checks: dict[str, dict[str, object]] = found["checks"]  # type: ignore[assignment]

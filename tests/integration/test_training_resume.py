@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.training_process import MANIFEST, run
+from tests.integration.training_process import MANIFEST, run, shards_of
+from tests.object_store import ObjectStore
 from tests.unit.training_world import TINY, write_world
+from veclip_core import storage
 from veclip_core.tracking import client_for, initialise
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.loop import train
@@ -18,19 +20,12 @@ from veclip_core.training.report import Runtime
 
 def contents(folder: Path) -> dict[str, object]:
     """Everything of the last checkpoint that must not depend on interruptions: weights, optimizer, counts, losses."""
-    import torch
-
     last = checkpoints.find(str(folder))
-    training = last.training()["optimizer"]["state"]
     done = last.state()["done"]
     return {
         "step": last.step,
         "weights": {name: tensor.numpy().tobytes() for name, tensor in last.weights().items()},
-        "optimizer": {
-            f"{number} {name}": value.numpy().tobytes() if torch.is_tensor(value) else value
-            for number, one in training.items()
-            for name, value in one.items()
-        },
+        "training": shards_of(last),
         "counts": (done["samples"], done["fallbacks"], done["choices"]),
         "losses": [entry["loss"] for entry in done["history"]],
     }
@@ -50,17 +45,24 @@ def undisturbed(source: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.mark.parametrize(
     ("point", "resumed_at"),
-    [("at_step_7", 4), ("before_move", 4), ("between_files", 4), ("before_marker", 4), ("after_marker", 8)],
+    # The checkpoint of step 8 is written while later steps are taken, and may be there when step 10 is.
+    [
+        ("at_step_10", {4, 8}),
+        ("before_move", {4}),
+        ("between_files", {4}),
+        ("before_marker", {4}),
+        ("after_marker", {8}),
+    ],
 )
 def test_killed_and_started_again(
-    source: str, undisturbed: dict[str, object], tmp_path: Path, point: str, resumed_at: int
+    source: str, undisturbed: dict[str, object], tmp_path: Path, point: str, resumed_at: set[int]
 ) -> None:
     folder = tmp_path / "run"
     assert run(source, folder, point)[0] == -signal.SIGKILL
     exit_code, (*steps, report) = run(source, folder)
     assert exit_code == 0
-    assert steps == list(range(resumed_at + 1, 13)), "finished steps are not done again"
-    assert report["resumed_at"] == resumed_at
+    assert report["resumed_at"] in resumed_at
+    assert steps == list(range(report["resumed_at"] + 1, 13)), "finished steps are not done again"
     assert contents(folder) == undisturbed
     assert not list((folder / ".scratch").iterdir()), "nothing of the killed run stays"
 
@@ -111,3 +113,26 @@ def test_mlflow_keeps_one_run_through_a_kill(source: str, tmp_path: Path) -> Non
     (dataset,) = run_found.inputs.dataset_inputs[:1]
     assert dataset.dataset.digest == load_manifest(source, MANIFEST).digest[:36]
     assert time.time() * 1000 > run_found.info.end_time
+
+
+@pytest.mark.slow
+def test_a_training_in_a_bucket_goes_on_from_there(
+    source: str, undisturbed: dict[str, object], store: ObjectStore
+) -> None:
+    """Its shards are fetched and compared with their digests."""
+
+    def interrupt(step: int, _: object) -> None:
+        if step == 7:
+            raise InterruptedError
+
+    manifest, folder = load_manifest(source, MANIFEST), f"{store.root}/training"
+    runtime = Runtime(threads=1, log_every_steps=1, checkpoint_every_steps=2, device="cpu")
+    with pytest.raises(InterruptedError):
+        train(TINY, manifest, folder, runtime=runtime, on_progress=interrupt)
+    assert train(TINY, manifest, folder, runtime=runtime).resumed_at == 6
+    last = checkpoints.find(folder)
+    weights = {name: tensor.numpy().tobytes() for name, tensor in last.weights().items()}
+    assert weights == undisturbed["weights"], "bit for bit"
+    assert {name.split("/")[0] for name in storage.list_files(folder)} == {
+        "leases", "step-000010", "step-000010.success.json", "step-000012", "step-000012.success.json",
+    }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 from tests.unit.training_world import TINY
 from veclip_core import storage
 from veclip_core.tracking import MlflowTracker, NoTracker
+from veclip_core.training.checkpoint import Checkpoint
 from veclip_core.training.loop import train
 from veclip_core.training.manifest_table import load_manifest
 from veclip_core.training.report import Runtime
@@ -30,6 +31,14 @@ def run(source: str, folder: Path, point: str = "never", tracking_uri: str | Non
     process.join(300)
     assert process.exitcode is not None, "hangs"
     return process.exitcode, [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def shards_of(checkpoint: Checkpoint) -> dict[str, dict[str, bytes]]:
+    """What a checkpoint holds to go on from, by file and tensor: the header of a safetensors file has no order of its own."""
+    from safetensors.torch import load_file
+
+    files = (Path(checkpoint.uri) / "training").iterdir()
+    return {path.name: {name: one.numpy().tobytes() for name, one in load_file(path).items()} for path in files}
 
 
 def _die() -> None:

@@ -98,7 +98,6 @@ def make_plan(chain: Chain, arm: str, recipe: Recipe, machines: Machines) -> Pla
     forward = forward_flops(description)
     flops = training_flops(forward, computed_twice=cached + machines.checkpoint_activations)
     samples = recipe.steps * batch_size
-    further = recipe.model_dump()
     device = machines.device or rate_table.device_name()
     measured = None if machines.mfu is not None else rate_for(chain.settings, recipe, device, cached)
     rate, rate_from = _rate(flops, device, machines, measured)
@@ -124,14 +123,14 @@ def make_plan(chain: Chain, arm: str, recipe: Recipe, machines: Machines) -> Pla
         device=device,
         memory=memory_of(
             size,
-            batch_size=batch_size // further.get("accumulation_steps", 1),
+            batch_size=batch_size // recipe.accumulation_steps,
             embed_dim=description["embed_dim"],
             ranks=machines.devices,
             micro_batch=machines.micro_batch,
             parallel=machines.parallel,
             checkpoint_activations=machines.checkpoint_activations,
             half_precision=half_precision,
-            ema=further.get("ema_decay") is not None,
+            ema=recipe.ema_decay is not None,
         ),
         samples_per_s=rate,
         hours=hours,

@@ -67,7 +67,9 @@ def train_side_by_side(
     for arm in dict.fromkeys(arm for arm, _ in trainings):
         require_manifest(chain, arm)
     steps = {training: recipe_of(chain, *training, overrides).steps for training in trainings}
-    count = max(1, min(chain.settings.train_workers, len(trainings)))
+    # Ranks fill the machine, or the cluster, with one training.
+    workers = chain.settings.train_workers if chain.settings.train_ranks is None else 1
+    count = max(1, min(workers, len(trainings)))
     settings = chain.settings.model_copy(update={"threads": max(1, chain.settings.threads // count)})
     waiting = deque((training, 1) for training in trainings)
     idle = [_Worker.new(settings.threads) for _ in range(count)]

@@ -1,25 +1,29 @@
 """Checkpoints: all a training needs to go on as if nothing had happened, published whole or not at all.
 
-    {folder}/step-000100/model.safetensors    weights
-    {folder}/step-000100/training.pt          optimizer and random state (read back with weights_only=True)
-    {folder}/step-000100/state.json           recipe, model, vocabulary, counts, run id
-    {folder}/step-000100.success.json         the marker, written last: digests of the three
+    {folder}/step-000100/model.safetensors            weights to evaluate: the average where one is kept
+    {folder}/step-000100/training/*.safetensors       weights, optimizer, average: a shard a rank (torch.distributed.checkpoint)
+    {folder}/step-000100/state.json                   recipe, model, vocabulary, counts, run id
+    {folder}/step-000100.success.json                 the marker, written last: digests of them all
 
-A folder without its marker is what a killed process left: it is never read, and overwritten by the next save of that step.
+A folder without its marker is what a killed process left: it is never read, and removed by the next save. Nothing here is
+unpickled.
 """
 
 import hashlib
-import io
 import json
 import logging
 import re
-from collections.abc import Mapping
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veclip_core import storage
 from veclip_core.mendable import Mendable
+from veclip_core.training.world import World
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +33,17 @@ logger = logging.getLogger(__name__)
 KEPT = 2
 """Checkpoints kept: the last, and the one before it should the last turn out damaged."""
 
-WEIGHTS, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
+WEIGHTS, TRAINING, STATE = "model.safetensors", "training", "state.json"
 _MARKER = re.compile(r"^step-(\d{6,})\.success\.json$")
+_COPIED_AT_ONCE = 1 << 22
 
 
 class DamagedCheckpoint(Mendable):
     """A file differs from what its marker says."""
+
+
+class OtherFormat(Mendable):
+    """A checkpoint that can be evaluated, but not gone on from."""
 
 
 @dataclass(frozen=True)
@@ -58,60 +67,68 @@ class Checkpoint:
     def marker(self) -> str:
         return storage.join(self.folder, f"{self.name}.success.json")
 
-    def _bytes(self, file: str) -> bytes:
-        """Raises DamagedCheckpoint when the file isn't the one that was saved."""
-        data = storage.read_bytes(storage.join(self.uri, file))
-        if hashlib.sha256(data).hexdigest() != storage.read_json(self.marker)["sha256"][file]:
-            raise DamagedCheckpoint(
-                f"{self.uri}/{file} is damaged. Delete {self.marker}: the next start goes on from the checkpoint before it."
-            )
-        return data
-
     def weights(self) -> "dict[str, torch.Tensor]":
+        """Raises DamagedCheckpoint when the file isn't the one that was saved."""
         from safetensors.torch import load
 
         return load(self._bytes(WEIGHTS))
 
-    def training(self) -> dict[str, Any]:
-        """`optimizer` and `rng`."""
-        import torch
-
-        loaded: dict[str, Any] = torch.load(io.BytesIO(self._bytes(TRAINING)), weights_only=True, map_location="cpu")
-        return loaded
-
     def state(self) -> dict[str, Any]:
+        """Raises DamagedCheckpoint when the file isn't the one that was saved."""
         state: dict[str, Any] = json.loads(self._bytes(STATE))
         return state
 
+    def read_into(self, tensors: "dict[str, torch.Tensor]", world: World) -> None:
+        """Fill a training's tensors, which may be sharded otherwise than they were saved.
 
-def save(
-    folder: str,
-    step: int,
-    model: "torch.nn.Module",
-    optimizer: "torch.optim.Optimizer",
-    state: Mapping[str, Any],
-    keep: int = KEPT,
-) -> Checkpoint:
-    """Publish the files, then the marker; then drop all but the last `keep`."""
-    import torch
-    from safetensors.torch import save_file
+        Raises:
+            DamagedCheckpoint: when a file isn't the one that was saved.
+            OtherFormat: where there are none for going on.
+        """
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    checkpoint = Checkpoint(folder, step)
-    storage.delete(checkpoint.marker)
-    digests = {}
-    with storage.scratch_folder(folder) as scratch:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        with storage.fatal_errors_named(folder):
-            save_file(weights, scratch / WEIGHTS)
-            torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}, scratch / TRAINING)
-            (scratch / STATE).write_text(json.dumps(state, allow_nan=False))
-        for file in (WEIGHTS, TRAINING, STATE):
-            digests[file] = _sha256(scratch / file)
-            storage.publish_file(scratch / file, storage.join(checkpoint.uri, file))
-    storage.write_json(checkpoint.marker, {"step": step, "sha256": digests})
-    for old in list_checkpoints(folder)[:-keep]:
-        _remove(old)
-    return checkpoint
+        digests = storage.read_json(self.marker)["sha256"]
+        shards = {name: digest for name, digest in digests.items() if name.startswith(f"{TRAINING}/")}
+        if not shards:
+            raise OtherFormat(
+                f"{self.uri} was written by an earlier version, and can't be gone on from: delete {self.folder} to begin anew"
+            )
+        with self._local(shards, world) as folder:
+            plainly_alone()
+            dcp.load(
+                tensors,
+                storage_reader=HuggingFaceStorageReader(str(folder)),
+                process_group=world.talk,
+                no_dist=world.ranks == 1,
+            )
+
+    @contextmanager
+    def _local(self, shards: dict[str, str], world: World) -> Iterator[Path]:
+        """The folder of the shards, compared with their digests, on this machine's disk."""
+        if storage.is_local(self.folder):
+            for name in sorted(shards)[world.rank :: world.ranks]:  # each is read by one rank, for all
+                self._compare(name, digest_of_file(storage.local_path(storage.join(self.uri, name))), shards[name])
+            yield storage.local_path(storage.join(self.uri, TRAINING))
+            return
+        with storage.scratch_folder(self.folder) as scratch:
+            (scratch / TRAINING).mkdir()
+            for name, digest in shards.items():
+                with storage.open_read(storage.join(self.uri, name)) as source, open(scratch / name, "wb") as target:
+                    shutil.copyfileobj(source, target, _COPIED_AT_ONCE)
+                self._compare(name, digest_of_file(scratch / name), digest)
+            yield scratch / TRAINING
+
+    def _bytes(self, file: str) -> bytes:
+        data = storage.read_bytes(storage.join(self.uri, file))
+        self._compare(file, hashlib.sha256(data).hexdigest(), storage.read_json(self.marker)["sha256"][file])
+        return data
+
+    def _compare(self, file: str, found: str, saved: str) -> None:
+        if found != saved:
+            raise DamagedCheckpoint(
+                f"{self.uri}/{file} is damaged. Delete {self.marker}: the next start goes on from the checkpoint before it."
+            )
 
 
 def list_checkpoints(folder: str) -> list[Checkpoint]:
@@ -142,15 +159,26 @@ def find(uri: str) -> Checkpoint:
     raise FileNotFoundError(f"no finished checkpoint at {uri}: train first, or name the training's folder")
 
 
-def _remove(checkpoint: Checkpoint) -> None:
-    """The marker first: a half-removed checkpoint must not look like one."""
-    storage.delete(checkpoint.marker)
-    for file in (WEIGHTS, TRAINING, STATE):
-        storage.delete(storage.join(checkpoint.uri, file))
-    if storage.is_local(checkpoint.uri):
-        storage.local_path(checkpoint.uri).rmdir()
+def remove_all_but(folder: str, kept: list[Checkpoint]) -> None:
+    """Remove other checkpoints, and what killed processes left of some. Markers first: a half-removed one must not look whole."""
+    names = {checkpoint.name for checkpoint in kept}
+    others: dict[str, list[str]] = {}
+    for file in storage.list_files(folder):
+        match = re.match(r"^(step-\d{6,})[./]", file)
+        if match and match[1] not in names:
+            others.setdefault(match[1], []).append(file)
+    for name, files in others.items():
+        for file in sorted(files, key=lambda file: _MARKER.match(file) is None):
+            storage.delete(storage.join(folder, file))
+        if storage.is_local(folder):
+            shutil.rmtree(storage.local_path(storage.join(folder, name)), ignore_errors=True)
 
 
-def _sha256(path: Path) -> str:
+def digest_of_file(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def plainly_alone() -> None:
+    """Let torch not wonder at each save whether a single process was meant."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

@@ -1,49 +1,53 @@
 """The training loop: open_clip's model and loss, batches by step, a checkpoint that resumes exactly.
 
 Killed at any moment and started again, the same command ends at the same weights, bit for bit, on the same machine with the
-same number of threads. SIGTERM and SIGINT save a checkpoint first, and are then delivered to whoever handled them before.
+same numbers of ranks and threads. SIGTERM and SIGINT, at any rank, save a checkpoint first.
 """
 
 import logging
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from veclip_core import storage
 from veclip_core.config import digest_of
-from veclip_core.leases import Lease
-from veclip_core.mendable import Mendable
+from veclip_core.leases import POLL_S, Lease, holder
 from veclip_core.tracking import NoTracker, RunStatus, Tracker
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
 from veclip_core.training.data import Batch, Batches, pictures_for, tokenizer_for
+from veclip_core.training.guards import TrainingDiverged, is_suspect, refuse_divergence, refuse_no_number
+from veclip_core.training.learner import Learner
+from veclip_core.training.live import LiveMetrics
 from veclip_core.training.manifest_table import ManifestTable
-from veclip_core.training.model import architecture, build_model, encode_texts, normalised, precision_of
-from veclip_core.training.process import StopSignal, attention_for, repeatable
+from veclip_core.training.model import architecture, precision_of
+from veclip_core.training.prefetch import Prefetched
+from veclip_core.training.process import StopSignal, TrainingInterrupted, repeatable
 from veclip_core.training.recipe import Recipe
 from veclip_core.training.report import Done, RunLabels, Runtime, TrainReport, report_of
+from veclip_core.training.saving import CheckpointWriter
+from veclip_core.training.texts import tokenizer_from_json
+from veclip_core.training.world import World
 
-if TYPE_CHECKING:
-    import torch
+__all__ = [
+    "RunLabels",
+    "Runtime",
+    "TrainReport",
+    "TrainingDiverged",
+    "TrainingInterrupted",
+    "train",
+    "training_identity",
+]
 
 logger = logging.getLogger(__name__)
 
-MAX_LOGIT_SCALE = math.log(100)
-
 Progress = Callable[[int, Mapping[str, float]], None]
-
-
-class TrainingDiverged(Mendable):
-    """The loss or the gradient is no number any more; the last checkpoint is from before."""
-
-
-class TrainingInterrupted(RuntimeError):
-    """A signal asked to stop, a checkpoint was saved, and the signal's own handler let the process live."""
 
 
 def training_identity(recipe: Recipe, manifest: ManifestTable) -> str:
@@ -60,24 +64,63 @@ def train(
     tracker: Tracker | None = None,
     labels: RunLabels | None = None,
     on_progress: Progress | None = None,
+    world: World | None = None,
 ) -> TrainReport:
     """Train, or go on from the last checkpoint in `out_dir`, or report at once where the last step is done.
 
-    A second process that wants the same training waits for the first, and then reports what that one made.
+    A second process that wants the same training waits for the first, and then reports what that one made. Where there are
+    several ranks, all call this with the same arguments; `tracker` and `on_progress` are the leader's alone.
 
     Args:
         out_dir: folder or URL of this training alone.
         on_progress: called with the step and its metrics at every logged step.
+        world: this process among the ranks; alone by default.
 
     Raises:
         TrainingDiverged: with step, loss, gradient norm and temperature.
+        CannotTrainSo: where recipe, runtime and ranks don't fit together.
         ValueError: when `out_dir` holds another training.
     """
-    runtime, tracker, labels = runtime or Runtime(), tracker or NoTracker(), labels or RunLabels()
+    runtime, labels = runtime or Runtime(), labels or RunLabels()
+    world = world or World.alone(runtime.device)
+    if tracker is None or not world.leads:
+        tracker = NoTracker()
     folder = str(out_dir)
-    storage.remove_dead_scratch(folder)
-    with Lease.wait_for(storage.join(folder, "leases"), "training") as lease:
-        return _train(recipe, manifest, folder, runtime, tracker, labels, on_progress, lease)
+    if world.first_of_machine:
+        storage.remove_dead_scratch(folder)
+    with _leased(folder, world) as lease:
+        return _train(recipe, manifest, folder, runtime, tracker, labels, on_progress, world, lease)
+
+
+def finished_report(folder: str, resumed_at: int) -> TrainReport:
+    """Of a training whose last checkpoint is there."""
+    last = checkpoints.find(folder)
+    return report_of(last, last.state(), resumed_at)
+
+
+@contextmanager
+def _leased(folder: str, world: World) -> Iterator[Lease | None]:
+    """Begins on all ranks when the leader has the training's lease, which the others do without."""
+    leases = storage.join(folder, "leases")
+    if world.ranks == 1:
+        with Lease.wait_for(leases, "training") as lease:
+            yield lease
+        return
+    held: Lease | None = None
+    said = False
+    # In turns, because no rank may wait in silence for as long as another training takes.
+    while not world.told(held is not None):
+        held = Lease.acquire(leases, "training") if world.leads else None
+        if world.leads and held is None:
+            if not said:
+                logger.info("waiting for the training in %s, which %s works on", folder, holder(leases, "training"))
+                said = True
+            time.sleep(POLL_S)
+    if held is None:
+        yield None
+        return
+    with held:
+        yield held
 
 
 def _train(
@@ -88,166 +131,194 @@ def _train(
     tracker: Tracker,
     labels: RunLabels,
     on_progress: Progress | None,
-    lease: Lease,
+    world: World,
+    lease: Lease | None,
 ) -> TrainReport:
     import torch
 
     identity = training_identity(recipe, manifest)
-    found = checkpoints.latest(folder)
-    if found is not None and (held := found.state()["identity"]) != identity:
+    found = world.told(checkpoints.latest(folder) if world.leads else None)
+    state = found.state() if found is not None else {}
+    if found is not None and (held := state["identity"]) != identity:
         raise ValueError(
             f"{folder} holds another training ({held[:12]}, this one is {identity[:12]}): the recipe or the manifest changed. "
             "Name another folder, or delete this one."
         )
     if found is not None and found.step >= recipe.steps:
         logger.info("%s is done already", found.uri)
-        return report_of(found, found.state(), resumed_at=found.step)
+        return report_of(found, state, resumed_at=found.step)
 
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if runtime.device == "auto" else runtime.device
-    )
-    pictures = pictures_for(recipe, manifest, runtime)
-    tokenizer = tokenizer_for(recipe, manifest)
-    batches = Batches.of(manifest, pictures, tokenizer, recipe)
-    description = architecture(recipe, tokenizer.vocab_size)
-    with repeatable(runtime.threads), StopSignal() as stop:
-        # Channels last: a CPU convolves a batch of the sample's pictures in two thirds of the time.
-        model = build_model(description, recipe.seed).to(device, memory_format=torch.channels_last)
-        optimizer = _optimizer(model, recipe)
+    batches = _batches(recipe, manifest, runtime, world, state.get("tokenizer"))
+    tokenizer, batch_size = batches.tokenizer, batches.plan.batch_size
+    description, precision = architecture(recipe, tokenizer.vocab_size), precision_of(recipe, world.device)
+    # Every forward pass seeds torch; whoever called gets the CPU's random state back.
+    with repeatable(runtime.threads), torch.random.fork_rng(devices=[]), StopSignal() as stop:
+        learner = Learner.of(recipe, runtime, world, description, precision, batch_size)
         done = Done()
         if found is not None:
-            done = _resume(found, model, optimizer)
+            found.read_into(learner.tensors(), world)
+            learner.set_loss_scaling(state.get("loss_scaling"))
+            done = Done(**state["done"])
+            logger.info("going on from %s", found.uri)
         fixed = {
             "identity": identity,
             "recipe": recipe.model_dump(mode="json"),
             "manifest_digest": manifest.digest,
             "model": description,
             "tokenizer": tokenizer.to_json(),
-            "batch_size": batches.plan.batch_size,
-            "precision": precision_of(recipe, device),
-            "device": device.type,
+            "batch_size": batch_size,
+            "precision": precision,
+            "device": world.device.type,
+            "ranks": world.ranks,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
             "vocab_size": tokenizer.vocab_size,
         }
         params = {**fixed["recipe"], **{name: fixed[name] for name in _TRACKED}}
         done.run_id = tracker.start_run(labels.experiment, labels.name, labels.tags, params, done.run_id)
         tracker.log_dataset(manifest.source_uri, "manifest", manifest.digest, "training")
-        run = _Run(recipe, runtime, batches, model, optimizer, device, fixed, folder, tracker, on_progress, lease)
         status: RunStatus = "FAILED"
         try:
             resumed_at = done.step
-            last = run.until_done(done, stop)
+            with CheckpointWriter(folder, world, lease) as writer:
+                live = LiveMetrics.of(description, world.device, world.ranks)
+                run = _Run(recipe, runtime, world, batches, learner, fixed, writer, live, tracker, on_progress)
+                last = run.until_done(done, stop)
             status = "FINISHED" if last.step == recipe.steps else "KILLED"
         finally:
             tracker.finish(status)
-    if stop.signal is not None:
+    if stop.signal is not None and not world.launched:
         signal.raise_signal(stop.signal)
-        raise TrainingInterrupted(f"stopped by signal {stop.signal} after step {last.step}; {last.uri} is saved")
+    if last.step < recipe.steps:
+        raise TrainingInterrupted(f"stopped by a signal after step {last.step}; {last.uri} is saved")
     return report_of(last, last.state(), resumed_at)
 
 
-_TRACKED = ("identity", "manifest_digest", "batch_size", "precision", "device", "threads", "parameters", "vocab_size")
+_TRACKED = (
+    "identity",
+    "manifest_digest",
+    "batch_size",
+    "precision",
+    "device",
+    "ranks",
+    "threads",
+    "parameters",
+    "vocab_size",
+)
+
+
+def _batches(
+    recipe: Recipe, manifest: ManifestTable, runtime: Runtime, world: World, kept: Mapping[str, Any] | None
+) -> Batches:
+    """The first rank of a machine decodes the pictures or copies their tars, the others then find them.
+
+    A training that goes on takes the tokenizer that was kept with its checkpoint.
+    """
+    pictures = pictures_for(recipe, manifest, runtime) if world.first_of_machine else None
+    world.gathered(None)
+    pictures = pictures or pictures_for(recipe, manifest, runtime)
+    tokenizer = tokenizer_from_json(dict(kept)) if kept else tokenizer_for(recipe, manifest, runtime.t5_tokenizer)
+    return Batches.of(manifest, pictures, tokenizer, recipe, world.rank, world.ranks)
 
 
 @dataclass(frozen=True)
 class _Run:
     recipe: Recipe
     runtime: Runtime
+    world: World
     batches: Batches
-    model: Any
-    optimizer: "torch.optim.Optimizer"
-    device: "torch.device"
+    learner: Learner
     fixed: Mapping[str, Any]
-    folder: str
+    writer: CheckpointWriter
+    live: LiveMetrics
     tracker: Tracker
     on_progress: Progress | None
-    lease: Lease
+    seen: "_Seen" = field(default_factory=lambda: _Seen())
 
     def until_done(self, done: Done, stop: StopSignal) -> Checkpoint:
-        """Steps until the last or until asked to stop; the checkpoint saved then."""
+        """Steps until the last or until a rank is asked to stop; the checkpoint saved then."""
         from tqdm import tqdm
 
         before = logged_at = time.perf_counter()
-        logged_samples = done.samples
-        with tqdm(total=self.recipe.steps, initial=done.step, desc="train", unit="step",
-                  disable=not self.runtime.progress_bar) as bar:  # fmt: skip
-            for batch in _prefetched(self.batches, done.step, self.recipe.steps):
-                measured = self.step(batch)
-                done.add(batch, measured["loss"])
+        logged_samples, waited_s = done.samples, 0.0
+        ahead = Prefetched(self.batches, done.step, self.recipe.steps)
+        with ahead, tqdm(total=self.recipe.steps, initial=done.step, desc="train", unit="step",
+                         disable=not (self.runtime.progress_bar and self.world.leads)) as bar:  # fmt: skip
+            for batch in ahead:
+                measured, stopped = self.step(batch, stop)
+                done.add(self.batches.plan.batch_size, measured["loss"])
+                self.seen.add(batch)
                 bar.update()
-                last = done.step == self.recipe.steps or stop.signal is not None
+                last = done.step == self.recipe.steps or stopped
                 now = time.perf_counter()
                 done.seconds, before = done.seconds + now - before, now
                 if done.step % self.runtime.log_every_steps == 0 or done.step == self.recipe.steps:
-                    rate = (done.samples - logged_samples) / max(now - logged_at, 1e-9)
-                    self.log(done, {**measured, "samples_per_s": rate, "epoch": float(batch.epoch)})
-                    bar.set_postfix(loss=f"{done.history[-1]['loss']:.3f}", img_s=f"{rate:.0f}")
-                    logged_at, logged_samples = now, done.samples
-                if last or self._checkpoint_due(done.step):
-                    saved = self.save(done)
+                    interval_s = max(now - logged_at, 1e-9)
+                    pace = self.live.interval(done.samples - logged_samples, interval_s, ahead.waited_s - waited_s)
+                    self.log(done, {**measured, **pace, "epoch": float(batch.epoch)})
+                    bar.set_postfix(loss=f"{done.history[-1]['loss']:.3f}", img_s=f"{pace['samples_per_s']:.0f}")
+                    logged_at, logged_samples, waited_s = now, done.samples, ahead.waited_s
+                if last or self._checkpoint_due(done):
+                    self.save(done)
                 if last:
+                    saved = self.writer.finish()
+                    assert saved is not None
                     return saved
         raise AssertionError("unreachable: the last step returns")
 
-    def step(self, batch: Batch) -> dict[str, float]:
-        """One optimizer step; loss, learning rate, gradient norm and temperature."""
-        import torch
-        from open_clip.loss import ClipLoss
-
-        model = self.model
-        rate = learning_rate_at(self.recipe, batch.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        model.train()
-        images_BCHW = normalised(batch.images_BCHW.to(self.device, non_blocking=True))
-        images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
-        bf16 = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.fixed["precision"] == "bf16")
-        with bf16:
-            images_BD = model.encode_image(images_BCHW, normalize=True)
-            with attention_for(self.device):
-                texts_BD = encode_texts(model, batch.tokens_BL, self.device)
-        loss = ClipLoss()(images_BD.float(), texts_BD.float(), model.logit_scale.exp())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.recipe.clip_norm or math.inf)
-        temperature = model.logit_scale.exp()
-        measured = {
-            "loss": loss.item(),
-            "lr": rate,
-            "grad_norm": norm.item(),
-            "logit_scale": temperature.item(),
-        }
-        if not (math.isfinite(measured["loss"]) and math.isfinite(measured["grad_norm"])):
-            raise TrainingDiverged(
-                f"step {batch.step + 1}: loss {measured['loss']}, gradient norm {measured['grad_norm']}, logit scale "
-                f"{measured['logit_scale']:.3g}, learning rate {rate:.3g}. Lower the learning rate or lengthen the warm-up."
-            )
-        self.optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        return measured
+    def step(self, batch: Batch, stop: StopSignal) -> tuple[dict[str, float], bool]:
+        """One optimizer step: loss, learning rate, gradient norm and temperature of all ranks, and whether any is to stop."""
+        measured = self.learner.gradient(batch, learning_rate_at(self.recipe, batch.step))
+        loss, asked = self.world.summed([measured["loss"], 0.0 if stop.signal is None else 1.0])
+        measured["loss"] = loss / self.world.ranks
+        refuse_no_number(batch.step + 1, measured)
+        self.learner.update()
+        return measured, asked > 0
 
     def log(self, done: Done, measured: Mapping[str, float]) -> None:
         """The loss is the mean over the interval, the rest is of its last step."""
         loss = sum(done.interval_losses) / len(done.interval_losses)
         metrics = {**measured, "loss": loss}
         done.interval_losses = []
+        self.seen.count(done, self.world)
+        if done.unreadable:
+            metrics["unreadable"] = float(done.unreadable)
         done.history.append({"step": done.step, **metrics})
-        self.tracker.log_metrics(metrics, done.step)
-        if self.on_progress is not None:
-            self.on_progress(done.step, metrics)
+        if self.world.leads:
+            self.tracker.log_metrics(metrics, done.step)
+            if self.on_progress is not None:
+                self.on_progress(done.step, metrics)
+        refuse_divergence(self.recipe, self.batches.plan.batch_size, done.history)
 
-    def _checkpoint_due(self, step: int) -> bool:
-        return self.runtime.checkpoint_every_steps > 0 and step % self.runtime.checkpoint_every_steps == 0
+    def _checkpoint_due(self, done: Done) -> bool:
+        every = self.runtime.checkpoint_every_steps
+        if every <= 0 or done.step % every:
+            return False
+        return not done.history or not is_suspect(self.recipe, self.batches.plan.batch_size, done.history[-1])
 
-    def save(self, done: Done) -> Checkpoint:
-        self.lease.check()
+    def save(self, done: Done) -> None:
+        self.seen.count(done, self.world)
         done.run_id = self.tracker.run_id or done.run_id
-        return checkpoints.save(
-            self.folder, done.step, self.model, self.optimizer, {**self.fixed, "done": asdict(done)}
-        )
+        state = {**self.fixed, "done": asdict(done), "loss_scaling": self.learner.loss_scaling()}
+        self.writer.begin(done.step, self.learner, state)
+
+
+class _Seen:
+    """What this rank has read since it was last counted together with what the others have."""
+
+    def __init__(self) -> None:
+        self._fallbacks, self._unreadable, self._sources = 0, 0, Counter[str]()
+
+    def add(self, batch: Batch) -> None:
+        self._fallbacks += batch.fallbacks
+        self._unreadable += batch.unreadable
+        self._sources.update(batch.sources)
+
+    def count(self, done: Done, world: World) -> None:
+        for fallbacks, unreadable, sources in world.gathered((self._fallbacks, self._unreadable, self._sources)):
+            done.count(fallbacks, unreadable, sources)
+        self._fallbacks, self._unreadable, self._sources = 0, 0, Counter()
 
 
 def learning_rate_at(recipe: Recipe, step: int) -> float:
@@ -256,37 +327,3 @@ def learning_rate_at(recipe: Recipe, step: int) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     along = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * along)) * recipe.learning_rate
-
-
-def _optimizer(model: "torch.nn.Module", recipe: Recipe) -> "torch.optim.Optimizer":
-    """AdamW; vectors and scalars (biases, norms, the temperature) do not decay."""
-    import torch
-
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [one for one in parameters if one.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [one for one in parameters if one.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon, fused=True)
-
-
-def _resume(found: Checkpoint, model: "torch.nn.Module", optimizer: "torch.optim.Optimizer") -> Done:
-    import torch
-
-    model.load_state_dict(found.weights())
-    training = found.training()
-    optimizer.load_state_dict(training["optimizer"])
-    torch.set_rng_state(training["rng"])
-    logger.info("going on from %s", found.uri)
-    return Done(**found.state()["done"])
-
-
-def _prefetched(batches: Batches, first: int, end: int) -> Iterator[Batch]:
-    """The batches of steps [first, end), each prepared while the one before it is trained on."""
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        ahead = pool.submit(batches.at, first)
-        for step in range(first, end):
-            batch = ahead.result()
-            if step + 1 < end:
-                ahead = pool.submit(batches.at, step + 1)
-            yield batch

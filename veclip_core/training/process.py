@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class TrainingInterrupted(RuntimeError):
+    """A signal asked to stop, a checkpoint was saved, and the signal's own handler let the process live."""
+
+
 @contextmanager
 def repeatable(threads: int | None) -> Iterator[None]:
     """Deterministic algorithms and a fixed number of threads inside, what was before outside."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from veclip_core.config import Config
+from veclip_core.config import Config, digest_of
 from veclip_core.mixing.choose import SOURCES, is_source
 
 SAMPLE_MODEL = "sample-rn"
@@ -39,7 +39,7 @@ class Recipe(Config):
     """Tokens read of a text, start and end included; the rest is cut off."""
     weights: dict[str, float] = ALT_TEXT_ONLY
     """Caption source (`alt`, `vec`, `vecap`, `template`, `control`, a style's `vecap_short`) to its share of the draws."""
-    order: Literal["rows", "windows"] = Field("rows", exclude_if=lambda order: order == "rows")
+    order: Literal["rows", "windows"] = "rows"
     """How an epoch is shuffled: any row beside any other, or within moving windows over the tars, so that these are read forwards
     (`order.py`): a manifest of hundreds of millions wants that."""
     loss: Literal["clip", "siglip"] = "clip"
@@ -57,8 +57,21 @@ class Recipe(Config):
     epsilon: float = Field(1e-8, gt=0)
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient; None clips nothing."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto`: bf16 where the processor computes in it (avx512_bf16, amx, a GPU since Ampere), else fp32."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """`auto`: bf16 where the processor computes in it (avx512_bf16, amx, a GPU since Ampere), else fp32. `fp16` scales the loss, so
+    that small gradients don't vanish."""
+    accumulation_steps: int = Field(1, ge=1)
+    """Contrastive batches, of `batch_size` / `accumulation_steps` pairs each, whose mean gradient makes a step."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a running average of the weights, of which each step leaves so much, and evaluate that; None keeps none."""
+
+    def identity(self) -> str:
+        """As of any configuration, but fields that came later count only where they were set: older trainings keep theirs."""
+        fields = self.model_dump(mode="json")
+        for name in ("accumulation_steps", "ema_decay", "order"):
+            if fields[name] == type(self).model_fields[name].default:
+                del fields[name]
+        return digest_of({"config": type(self).__name__, "fields": fields})
 
     @field_validator("weights")
     @classmethod

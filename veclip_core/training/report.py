@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from veclip_core.training.checkpoint import Checkpoint
-from veclip_core.training.data import Batch
+from veclip_core.training.texts import T5_HUB
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Runtime:
     """Remote tars are copied into `cache_folder` where a manifest's pictures, as they are stored, take no more than this."""
     max_piece_bytes: int = 8 * 1024**3
     """Of memory, for remote tars that are read by windows: those of a quarter of a million pictures, shared by the ranks."""
+    t5_tokenizer: str = T5_HUB
+    """Where T5's tokenizer is, for recipes that read with it: a folder or hub id."""
     device: str = "auto"
     """`auto`: the GPU where there is one."""
     threads: int | None = None
@@ -31,6 +33,14 @@ class Runtime:
     """On the terminal; off where several trainings run side by side."""
     log_every_steps: int = 10
     checkpoint_every_steps: int = 50
+    micro_batch: int | None = None
+    """Pairs that go through the towers at once on each rank (gradient cache): less memory, more time, the same gradient."""
+    checkpoint_activations: bool = False
+    """Compute the blocks of the transformers again for the gradient in place of keeping what they computed."""
+    compile: bool = False
+    """torch.compile, of the blocks of the transformers or a ResNet."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Whether each of several ranks holds the whole model and its optimizer, or its share of them (FSDP2)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class TrainReport:
     """Mean of the last logged interval."""
     fallbacks: int
     """Samples whose drawn caption was unusable."""
+    unreadable: int
+    """Samples whose picture could not be read, and in whose place others of their batch were taken."""
     choices: Mapping[str, int]
     """Samples by the caption source their text came from."""
     checkpoint: str
@@ -82,18 +94,24 @@ class Done:
     samples: int = 0
     seconds: float = 0.0
     fallbacks: int = 0
+    unreadable: int = 0
     choices: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     interval_losses: list[float] = field(default_factory=list)
     """Since the last log entry."""
     run_id: str | None = None
 
-    def add(self, batch: Batch, loss: float) -> None:
+    def add(self, samples: int, loss: float) -> None:
+        """A step."""
         self.step += 1
-        self.samples += len(batch.texts)
-        self.fallbacks += batch.fallbacks
-        self.choices = dict(sorted((Counter(self.choices) + Counter(batch.sources)).items()))
+        self.samples += samples
         self.interval_losses.append(loss)
+
+    def count(self, fallbacks: int, unreadable: int, sources: Mapping[str, int]) -> None:
+        """What a rank has read in some steps."""
+        self.fallbacks += fallbacks
+        self.unreadable += unreadable
+        self.choices = dict(sorted((Counter(self.choices) + Counter(sources)).items()))
 
 
 def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> TrainReport:
@@ -105,6 +123,7 @@ def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> T
         samples_per_s=done.samples / max(done.seconds, 1e-9),
         final_loss=done.history[-1]["loss"],
         fallbacks=done.fallbacks,
+        unreadable=done.unreadable,
         choices=done.choices,
         checkpoint=saved.uri,
         run_id=done.run_id,
