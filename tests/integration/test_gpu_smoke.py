@@ -33,6 +33,7 @@ def own_cache() -> Path:
     return Settings.from_environment().cache_folder
 
 
+@pytest.mark.slow
 def test_both_engines_run_and_tell_their_rates(tmp_path: Path) -> None:
     code, found = smoke(tmp_path, "--only", "describe", "fuse")
     assert code == 0, found
