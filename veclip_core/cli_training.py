@@ -182,12 +182,18 @@ def overrides(steps: int | None, recipe: str = "") -> dict[str, Any]:
 
 def train_one(chain: "Chain", arm: str, seed: int, changed: Mapping[str, Any]) -> None:
     """Train one arm and tell what came of it."""
+    from veclip_core.pipeline.publishing import publish
     from veclip_core.pipeline.training import train_arm
 
-    made, _ = train_arm(chain, arm, seed, overrides=changed)
+    made, trained = train_arm(chain, arm, seed, overrides=changed)
+    published = publish(chain, trained)
     told = {"steps": made.steps, "samples_per_s": made.samples_per_s, "final_loss": made.final_loss}
     typer.echo(json.dumps(told, indent=2))
     typer.echo(made.checkpoint)
+    for address in published.exports.values():
+        typer.echo(address)
+    if published.version is not None:
+        typer.echo(f"version {published.version} in MLflow's registry")
 
 
 def plan_text(plan: "Plan") -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from veclip_core.evaluation.metrics import better
 from veclip_core.pipeline.evaluation import MadeReport, make_report
+from veclip_core.pipeline.publishing import publish
 from veclip_core.pipeline.training import train_arm
 from veclip_core.scales import Scale
 from veclip_core.settings import Settings
@@ -120,9 +121,12 @@ def training_asset(
                 tags=tags_of(context, chain.settings),
                 on_progress=on_progress,
             )
+            published = publish(chain, trained)
         return dg.MaterializeResult(
             metadata={
                 **_of_training(report),
+                **{f"export/{kind}": dg.MetadataValue.path(address) for kind, address in published.exports.items()},
+                **({"model_version": dg.MetadataValue.text(published.version)} if published.version else {}),
                 **mlflow_links(chain.settings, {name: report.run_id} if report.run_id else {}),
             },
             data_version=dg.DataVersion(report.identity),

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from veclip_core import storage
 from veclip_core.mixing.choose import CONTROL
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import require_comparable
+from veclip_core.pipeline.publishing import ALIAS, Published, publish
 from veclip_core.pipeline.side_by_side import Training, TrainingsFailed, train_side_by_side
 from veclip_core.pipeline.trained import Trained, trained
 from veclip_core.pipeline.training import manifest_table, recipe_of, train_arm
@@ -24,6 +26,7 @@ from veclip_core.samples import ShardKey
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_core.shards import Current, NotMadeYet, promote
+from veclip_core.tracking import client_for
 from veclip_core.training.arms import EXPERIMENT, UnknownArm
 from veclip_core.training.loop import train, training_identity
 from veclip_core.training.report import Runtime
@@ -94,6 +97,24 @@ def test_all_arms_side_by_side(chain: Chain) -> None:
 
     again = train_side_by_side(chain, trainings, overrides=OVERRIDES, on_progress=nothing)
     assert [one.checkpoint for one in again] == [one.checkpoint for one in made]
+
+
+def test_a_finished_training_is_exported_and_a_version_of_a_registered_model(chain: Chain) -> None:
+    tracked = Chain(chain.settings.model_copy(update={"mlflow": ""}), SAMPLE)
+    _, trial = train_arm(tracked, "clip", overrides=OVERRIDES)
+    whole = replace(trial, partial=False)
+    first = publish(tracked, whole)
+    assert (first.version, set(first.exports)) == ("clip_sample/1", {"open_clip"}), "transformers has no ResNet"
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{first.exports['open_clip']}")
+    assert sum(one.numel() for one in model.parameters()) > trial.report["parameters"], "with CLIP's whole vocabulary"
+    assert publish(tracked, whole) == first, "once"
+    _, other = train_arm(tracked, "clip", 1, overrides=OVERRIDES)
+    assert publish(tracked, other).version == "clip_sample/2"
+    client = client_for(str(tracked.settings.tracking_uri))
+    current = client.get_model_version_by_alias("clip_sample", ALIAS)
+    assert (str(current.version), current.run_id, current.source) == ("1", whole.run_id, first.exports["open_clip"])
+    lost = Chain(chain.settings.model_copy(update={"mlflow": "http://127.0.0.1:9"}), SAMPLE)
+    assert publish(lost, whole) == Published(first.exports), "a training is not lost because MLflow is"
 
 
 def test_a_trial_leaves_the_whole_training_in_its_place(chain: Chain) -> None:
