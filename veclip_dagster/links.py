@@ -24,6 +24,14 @@ def tags_of(context: dg.AssetExecutionContext, settings: Settings) -> dict[str, 
     }
 
 
+def version_link(settings: Settings, version: str | None) -> dict[str, dg.MetadataValue]:
+    """Metadata for a version (`name/number`) of a registered model; empty without one."""
+    if version is None:
+        return {}
+    name, _, number = version.rpartition("/")
+    return {"model_version": dg.MetadataValue.url(f"{settings.mlflow_ui}/#/models/{quote(name)}/versions/{number}")}
+
+
 def mlflow_links(settings: Settings, run_ids: Mapping[str, str]) -> dict[str, dg.MetadataValue]:
     """Metadata for the MLflow runs (name to id): the page of one, the compare page of several; empty without tracking."""
     from mlflow.exceptions import MlflowException

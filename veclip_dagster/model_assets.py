@@ -18,7 +18,7 @@ from veclip_core.training.loop import TrainReport
 from veclip_dagster import metadata
 from veclip_dagster.data_assets import chain_of
 from veclip_dagster.failures import clear_failures
-from veclip_dagster.links import mlflow_links, tags_of
+from veclip_dagster.links import mlflow_links, tags_of, version_link
 from veclip_dagster.resources import VeclipResource
 
 OBSERVE_EVERY_STEPS = 50
@@ -126,7 +126,7 @@ def training_asset(
             metadata={
                 **_of_training(report),
                 **{f"export/{kind}": dg.MetadataValue.path(address) for kind, address in published.exports.items()},
-                **({"model_version": dg.MetadataValue.text(published.version)} if published.version else {}),
+                **version_link(chain.settings, published.version),
                 **mlflow_links(chain.settings, {name: report.run_id} if report.run_id else {}),
             },
             data_version=dg.DataVersion(report.identity),
