@@ -157,6 +157,10 @@ class Settings(BaseModel):
     executor `ray`. By default a training is one process, which is the asset's own."""
     train_parallel: Literal["ddp", "fsdp"] = "ddp"
     """Whether each rank holds the whole model and its optimizer, or its share of them."""
+    train_read_ahead_gb: float = Field(default=8.0, gt=0)
+    """Memory of each rank for pictures from a bucket, where their tars are too large for `tar_cache_gb`."""
+    train_loader_threads: int | None = Field(default=None, ge=1)
+    """Threads of each rank that read and decode pictures; by default as many as it computes with, at least two."""
     train_micro_batch: int | None = Field(default=None, ge=1)
     """Pairs that go through the model at once on each rank: less memory and more time for the same gradient; by default all."""
     train_checkpoint_activations: bool = False

@@ -19,6 +19,7 @@ from veclip_core.training.learner import CannotTrainSo, Learner
 from veclip_core.training.loop import learning_rate_at, train
 from veclip_core.training.manifest_table import ManifestTable, load_manifest
 from veclip_core.training.model import architecture
+from veclip_core.training.modules import SharedBatchNorm, share_batch_norms
 from veclip_core.training.pictures import StreamedPictures
 from veclip_core.training.recipe import SAMPLE, Recipe
 from veclip_core.training.report import Runtime
@@ -166,7 +167,7 @@ def test_worse_than_chance_for_three_intervals_is_a_divergence() -> None:
 
 
 def test_a_diverging_training_keeps_its_last_good_checkpoint(manifest: ManifestTable, tmp_path: Path) -> None:
-    recipe = TINY.model_copy(update={"learning_rate": 0.5, "steps": 200, "warmup_steps": 0, "clip_norm": None})
+    recipe = TINY.model_copy(update={"learning_rate": 0.5, "steps": 200, "warmup_steps": 8, "clip_norm": None})
     every_step = dataclasses.replace(QUIET, checkpoint_every_steps=1)
     told: list[tuple[int, float]] = []
     with pytest.raises(TrainingDiverged, match="over the last 3 logged intervals"):
@@ -178,9 +179,8 @@ def test_a_diverging_training_keeps_its_last_good_checkpoint(manifest: ManifestT
             on_progress=lambda step, now: told.append((step, now["loss"])),
         )
     last = checkpoints.latest(str(tmp_path))
-    assert last is None or dict(told)[last.step] < 1.5 * math.log(16), (
-        "what diverged takes no earlier checkpoint's place"
-    )
+    assert last is not None
+    assert dict(told)[last.step] < 1.5 * math.log(16), "what diverged takes no earlier checkpoint's place"
     assert told[-1][0] < 200
 
 
@@ -207,3 +207,22 @@ def test_a_checkpoint_of_before_is_evaluated_and_not_gone_on_from(manifest: Mani
     learner, _ = learner_of(recipe, manifest)
     with pytest.raises(OtherFormat, match=r"written by an earlier version.*delete "):
         last.read_into(learner.tensors(), World.alone("cpu"))
+
+
+class Disagreeing(World):
+    """The other rank found another manifest."""
+
+    def gathered(self, value: object, group: object = None) -> list[object]:  # type: ignore[override]
+        return [value, "another"]
+
+
+def test_ranks_that_would_train_something_else_are_refused(manifest: ManifestTable, tmp_path: Path) -> None:
+    with pytest.raises(CannotTrainSo, match="different recipes or manifests"):
+        train(TINY, manifest, tmp_path, runtime=QUIET, world=Disagreeing(torch.device("cpu")))
+
+
+def test_shared_norms_stay_where_and_what_they_were() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).double()
+    share_batch_norms(model)
+    assert isinstance(model[0], SharedBatchNorm)
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float64}

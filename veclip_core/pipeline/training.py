@@ -112,7 +112,7 @@ def _prepared(job: _Job) -> _Prepared:
     chain = Chain(job.settings, job.scale)
     recipe = recipe_of(chain, job.arm, job.seed, job.overrides)
     manifest, partial = manifest_table(chain, job.arm, recipe.weights)
-    identity = training_identity(recipe, manifest)[:16]
+    identity = training_identity(recipe, manifest, job.settings.t5_tokenizer or T5_HUB)[:16]
     return _Prepared(recipe, manifest, partial, identity, storage.join(chain.root, chain.source, "train", identity))
 
 
@@ -127,6 +127,8 @@ def _train(job: _Job, prepared: _Prepared, world: World | None, on_progress: Pro
             max_tar_cache_bytes=round(settings.tar_cache_gb * 1e9),
             threads=settings.threads,
             progress_bar=job.progress_bar,
+            max_piece_bytes=round(settings.train_read_ahead_gb * 1e9),
+            loader_threads=settings.train_loader_threads or max(2, settings.threads),
             t5_tokenizer=settings.t5_tokenizer or T5_HUB,
             checkpoint_every_steps=settings.train_checkpoint_steps or max(50, prepared.recipe.steps // 500),
             micro_batch=settings.train_micro_batch,

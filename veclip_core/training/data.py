@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from veclip_core import storage
 from veclip_core.mendable import Mendable
 from veclip_core.mixing.choose import caption_of
 from veclip_core.training.manifest_table import ManifestTable
-from veclip_core.training.order import PIECE_ROWS, BatchPlan, plan_of
+from veclip_core.training.order import PIECE_ROWS, BatchPlan, WindowPlan, plan_of
 from veclip_core.training.pictures import PictureCache, Pictures, PieceCache, StreamedPictures, TarCache
 from veclip_core.training.recipe import Recipe
 from veclip_core.training.texts import T5_HUB, BpeTokenizer, SampleTokenizer, T5Tokenizer, Tokenizer
@@ -117,7 +119,7 @@ class Batches:
         places = sorted(problems)
         for place in places:
             logger.warning("left out of a batch: %s", problems[place])
-        if len(places) > max(1, MAX_UNREADABLE * count):
+        if len(places) > max(1, MAX_UNREADABLE * count) or len(places) == count:
             raise UnreadablePictures(
                 f"{len(places)} of {count} pictures of a batch can't be read, among them: {problems[places[0]]}. Make the"
                 " shards and the manifest again (`veclip run shards`, then `veclip run manifest`) and start anew: the training"
@@ -155,16 +157,33 @@ def tokenizer_for(recipe: Recipe, manifest: ManifestTable, t5: str = T5_HUB) -> 
     return SampleTokenizer.of_texts(manifest.texts(), recipe.context_length)
 
 
-def pictures_for(recipe: Recipe, manifest: ManifestTable, runtime: "Runtime") -> Pictures:
+def pictures_for(recipe: Recipe, manifest: ManifestTable, runtime: "Runtime", ranks: int = 1) -> Pictures:
     """Decoded once where that fits into the runtime's limit, else read at every use: remote ones from copies of their tars, where
-    those fit into theirs, else by windows where the recipe reads by windows."""
+    those fit into theirs, else piece by piece where the recipe reads by windows."""
     folder, threads = runtime.cache_folder, runtime.loader_threads
     decoded = len(manifest) * 3 * recipe.cache_size**2
     if folder is not None and decoded <= runtime.max_cache_bytes:
         return PictureCache.open(manifest, recipe.cache_size, recipe.fit, folder, threads)
     encoded = pc.sum(manifest.table["bytes"]).as_py() or 0
-    fits = folder is not None and encoded <= runtime.max_tar_cache_bytes
+    # Whole tars are copied, of which a manifest may name few pictures.
+    fits = encoded <= runtime.max_tar_cache_bytes and bytes_of_tars(manifest) <= runtime.max_tar_cache_bytes
     tars = TarCache(folder / "tars") if folder is not None and fits else None
-    by_window = recipe.order == "windows"
-    pieces = PieceCache(manifest, PIECE_ROWS, runtime.max_piece_bytes) if by_window else None
+    pieces = None
+    if isinstance(plan := plan_of(len(manifest), recipe, manifest.sources), WindowPlan) and tars is None:
+        pieces = PieceCache(manifest, PIECE_ROWS, runtime.max_piece_bytes)
+        wanted = plan.rows_in_reach(ranks) * encoded / len(manifest)
+        remote = not storage.is_local(manifest.tar_uri(manifest.rows([0])[0]["tar"]))
+        if remote and wanted > runtime.max_piece_bytes:
+            logger.warning(
+                "each rank reads from %.1f GB of pictures at a time and may keep %.1f: it will ask for the same again and again."
+                " Raise VECLIP_TRAIN_READ_AHEAD_GB, or train on more ranks",
+                wanted / 1e9, runtime.max_piece_bytes / 1e9,
+            )  # fmt: skip
     return StreamedPictures(manifest, recipe.cache_size, recipe.fit, threads, tars, pieces)
+
+
+def bytes_of_tars(manifest: ManifestTable) -> int:
+    """Up to the last picture of each."""
+    ends = pc.add(manifest.table["offset"], manifest.table["bytes"])
+    by_tar = pa.table({"tar": manifest.table["tar"], "end": ends}).group_by("tar").aggregate([("end", "max")])
+    return int(pc.sum(by_tar["end_max"]).as_py() or 0)

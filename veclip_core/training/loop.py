@@ -23,7 +23,7 @@ from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
 from veclip_core.training.data import Batch, Batches, pictures_for, tokenizer_for
 from veclip_core.training.guards import TrainingDiverged, is_suspect, refuse_divergence, refuse_no_number
-from veclip_core.training.learner import Learner
+from veclip_core.training.learner import CannotTrainSo, Learner
 from veclip_core.training.live import LiveMetrics
 from veclip_core.training.manifest_table import ManifestTable
 from veclip_core.training.model import architecture, precision_of
@@ -32,7 +32,7 @@ from veclip_core.training.process import StopSignal, TrainingInterrupted, repeat
 from veclip_core.training.recipe import Recipe
 from veclip_core.training.report import Done, RunLabels, Runtime, TrainReport, report_of
 from veclip_core.training.saving import CheckpointWriter
-from veclip_core.training.texts import tokenizer_from_json
+from veclip_core.training.texts import T5_HUB, T5Tokenizer, tokenizer_from_json
 from veclip_core.training.world import World
 
 __all__ = [
@@ -50,9 +50,15 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, Mapping[str, float]], None]
 
 
-def training_identity(recipe: Recipe, manifest: ManifestTable) -> str:
-    """Decides a training's folder: equal when recipe and manifest are."""
-    return digest_of({"recipe": recipe.identity(), "manifest": manifest.digest})
+def training_identity(recipe: Recipe, manifest: ManifestTable, t5: str = T5_HUB) -> str:
+    """Decides a training's folder: equal when recipe and manifest are, and the tokenizer that comes from elsewhere.
+
+    Raises TokenizerMissing, see `data.tokenizer_for`.
+    """
+    of = {"recipe": recipe.identity(), "manifest": manifest.digest}
+    if recipe.tokenizer == "t5":
+        of["tokenizer"] = T5Tokenizer.load(recipe.context_length, t5).digest
+    return digest_of(of)
 
 
 def train(
@@ -136,7 +142,12 @@ def _train(
 ) -> TrainReport:
     import torch
 
-    identity = training_identity(recipe, manifest)
+    identity = training_identity(recipe, manifest, runtime.t5_tokenizer)
+    if len(set(world.gathered(identity))) > 1:
+        raise CannotTrainSo(
+            "the ranks found different recipes or manifests: one was made while they started, or machines have different versions"
+            " of this package. Run the same again"
+        )
     found = world.told(checkpoints.latest(folder) if world.leads else None)
     state = found.state() if found is not None else {}
     if found is not None and (held := state["identity"]) != identity:
@@ -152,6 +163,11 @@ def _train(
     tokenizer, batch_size = batches.tokenizer, batches.plan.batch_size
     description, precision = architecture(recipe, tokenizer.vocab_size), precision_of(recipe, world.device)
     # Every forward pass seeds torch; whoever called gets the CPU's random state back.
+    if state.get("precision", precision) != precision:
+        logger.warning(
+            "the training began in %s and goes on in %s: another machine, or another setting of the recipe's `auto`",
+            state["precision"], precision,
+        )  # fmt: skip
     with repeatable(runtime.threads), torch.random.fork_rng(devices=[]), StopSignal() as stop:
         learner = Learner.of(recipe, runtime, world, description, precision, batch_size)
         done = Done()
@@ -215,9 +231,9 @@ def _batches(
 
     A training that goes on takes the tokenizer that was kept with its checkpoint.
     """
-    pictures = pictures_for(recipe, manifest, runtime) if world.first_of_machine else None
+    pictures = pictures_for(recipe, manifest, runtime, world.ranks) if world.first_of_machine else None
     world.gathered(None)
-    pictures = pictures or pictures_for(recipe, manifest, runtime)
+    pictures = pictures or pictures_for(recipe, manifest, runtime, world.ranks)
     tokenizer = tokenizer_from_json(dict(kept)) if kept else tokenizer_for(recipe, manifest, runtime.t5_tokenizer)
     return Batches.of(manifest, pictures, tokenizer, recipe, world.rank, world.ranks)
 

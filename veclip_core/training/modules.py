@@ -63,6 +63,6 @@ def share_batch_norms(module: torch.nn.Module) -> None:
         if isinstance(child, torch.nn.BatchNorm2d):
             shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
             shared.load_state_dict(child.state_dict())
-            setattr(module, name, shared)
+            setattr(module, name, shared.to(child.weight.device, child.weight.dtype))
         else:
             share_batch_norms(child)

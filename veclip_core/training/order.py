@@ -14,11 +14,13 @@ logger = logging.getLogger(__name__)
 
 # Purposes of random streams: no two of them share numbers (`data.py` has another).
 _ORDER, _PASS, _PIECES, _WINDOW = 1, 3, 4, 5
-PIECE_ROWS = 256
-"""Neighbours in a tar that a window takes together, and that one request reads: some 8 MB of pictures of 30 kB."""
+PIECE_ROWS = 128
+"""Neighbours in a tar that a window takes together, and that one request reads: some 4 MB of pictures of 30 kB."""
 LANES = 256
-WINDOW_ROWS = 1_024
-"""Of a lane. All lanes together shuffle a quarter of a million rows at a time."""
+WINDOW_ROWS = 512
+"""Of a lane. All lanes together shuffle 131,072 rows at a time."""
+REACH_PIECES = WINDOW_ROWS // PIECE_ROWS + 2
+"""That a lane reads from at a time: those of its window, with one cut off at each end."""
 
 Sources = tuple[tuple[int, int], ...]
 """`ManifestTable.sources`: rows there are, and rows that an epoch reads, of each run of a mixture."""
@@ -129,6 +131,10 @@ class WindowPlan:
     @property
     def steps_per_epoch(self) -> int:
         return sum(read for _, read in self.sources) // self.batch_size
+
+    def rows_in_reach(self, ranks: int) -> int:
+        """Of the pieces that a rank reads from at a time."""
+        return min(sum(rows for rows, _ in self.sources), -(-self.lanes // ranks) * REACH_PIECES * PIECE_ROWS)
 
     def share(self, step: int, rank: int, ranks: int) -> tuple[int, np.ndarray, np.ndarray]:
         epoch, within = divmod(step, self.steps_per_epoch)

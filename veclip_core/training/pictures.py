@@ -20,6 +20,7 @@ import numpy as np
 from filelock import FileLock
 
 from veclip_core import storage
+from veclip_core.mendable import Mendable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,8 +64,12 @@ class Pictures(Protocol):
         ...
 
 
-class UnreadablePicture(ValueError):
+class UnreadablePicture(Mendable, ValueError):
     """Bytes that are no picture, or a tar that is not there; the message names them."""
+
+
+def not_there(uri: str) -> str:
+    return f"{uri} is not there: run the download stage and the manifest again"
 
 
 class TarCache:
@@ -101,15 +106,20 @@ class PieceCache:
         from cachetools import LRUCache
 
         self._manifest, self._piece_rows = manifest, piece_rows
+        sizes = [rows for rows, _ in manifest.sources] or [len(manifest)]
+        self._ends = np.cumsum(sizes)
+        """Of each source's rows: its pieces are cut from its first row on, as `order.py` cuts them."""
         self._pieces: Any = LRUCache(max_bytes, getsizeof=lambda piece: len(piece[1]))
-        """Key to where the piece begins in its tar, and its bytes."""
+        """First row, end of its source, tar; to where the piece begins in its tar, and its bytes."""
         self._changed = Condition()
-        self._fetched: set[tuple[int, str]] = set()
+        self._fetched: set[tuple[int, int, str]] = set()
         """By a thread, at this moment."""
 
     def bytes_of(self, number: int, row: dict[str, Any]) -> bytes:
         """The encoded picture of a row of the manifest. Raises FileNotFoundError."""
-        key = (number // self._piece_rows, row["tar"])
+        source = int(np.searchsorted(self._ends, number, side="right"))
+        base = int(self._ends[source - 1]) if source else 0
+        key = (base + (number - base) // self._piece_rows * self._piece_rows, int(self._ends[source]), row["tar"])
         with self._changed:
             self._changed.wait_for(lambda: key not in self._fetched)
             found = self._pieces.get(key)
@@ -118,14 +128,13 @@ class PieceCache:
         start, piece = found or self._fetch(key)
         return piece[row["offset"] - start : row["offset"] - start + row["bytes"]]
 
-    def _fetch(self, key: tuple[int, str]) -> tuple[int, bytes]:
-        number, tar = key
+    def _fetch(self, key: tuple[int, int, str]) -> tuple[int, bytes]:
+        first, end, tar = key
         try:
-            end = min((number + 1) * self._piece_rows, len(self._manifest))
-            rows = self._manifest.rows(range(number * self._piece_rows, end))
+            rows = self._manifest.rows(range(first, min(first + self._piece_rows, end)))
             places = [(row["offset"], row["offset"] + row["bytes"]) for row in rows if row["tar"] == tar]
-            start, end = min(first for first, _ in places), max(last for _, last in places)
-            found = start, storage.read_bytes(self._manifest.tar_uri(tar), start, end)
+            start = min(begin for begin, _ in places)
+            found = start, storage.read_bytes(self._manifest.tar_uri(tar), start, max(last for _, last in places))
             with self._changed, suppress(ValueError):  # larger than all that may be kept
                 self._pieces[key] = found
             return found
@@ -163,7 +172,7 @@ class StreamedPictures:
         except UnreadablePicture as error:
             return str(error)
         except FileNotFoundError:
-            return f"{self.manifest.tar_uri(row['tar'])} is not there"
+            return not_there(self.manifest.tar_uri(row["tar"]))
 
     def _bytes_of(self, number: int, row: dict[str, Any]) -> bytes:
         uri, offset, size = self.manifest.tar_uri(row["tar"]), int(row["offset"]), int(row["bytes"])
@@ -252,7 +261,10 @@ def _chunks_of_bytes(manifest: "ManifestTable", places: list[Place]) -> Iterator
             if tar != name or file is None:
                 if file is not None:
                     file.close()
-                name, file = tar, storage.open_read(manifest.tar_uri(tar))
+                try:
+                    name, file = tar, storage.open_read(manifest.tar_uri(tar))
+                except FileNotFoundError as error:
+                    raise UnreadablePicture(not_there(manifest.tar_uri(tar))) from error
             file.seek(offset)
             chunk.append(((tar, offset, length), file.read(length)))
             if len(chunk) == DECODED_AT_ONCE:

@@ -21,7 +21,7 @@ class Runtime:
     max_tar_cache_bytes: int = 0
     """Remote tars are copied into `cache_folder` where a manifest's pictures, as they are stored, take no more than this."""
     max_piece_bytes: int = 8 * 1024**3
-    """Of memory, for remote tars that are read by windows: those of a quarter of a million pictures, shared by the ranks."""
+    """Of each rank's memory, for the pieces of remote tars that it reads from (`WindowPlan.rows_in_reach`)."""
     t5_tokenizer: str = T5_HUB
     """Where T5's tokenizer is, for recipes that read with it: a folder or hub id."""
     device: str = "auto"
