@@ -79,6 +79,20 @@ def test_what_a_killed_process_left_of_a_mapped_manifest_goes(world: tuple[str, 
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+def test_what_a_killed_process_left_of_decoded_pictures_goes(world: tuple[str, list[str]], tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from veclip_core.training import manifest_table, pictures as it\n"
+        "it._decode = lambda *_: os.kill(os.getpid(), 9)\n"
+        "manifest = manifest_table.load_manifest(sys.argv[1], sys.argv[3:])\n"
+        "it.PictureCache.open(manifest, 36, 'pad', Path(sys.argv[2]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, world[0], tmp_path, *world[1]], check=False)
+    assert killed.returncode == -9
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    PictureCache.open(load_manifest(*world), 36, "pad", tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
 def test_a_manifest_without_rows_says_so(world: tuple[str, list[str]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no rows"):
         load_manifest(world[0], [])
