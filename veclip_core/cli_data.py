@@ -159,7 +159,8 @@ def remove(
         typer.echo(f"not changed, because it lies elsewhere: {tar}", err=True)
     typer.echo(
         f"Make manifest, and where they are used dfn_manifest and dfn_mixture, anew with VECLIP_REMOVED={listed}, and train on"
-        f" those. Trained models, reports and the decoded pictures of {settings.cache_folder} still hold what they read."
+        " those. Trained models and reports still hold what they read. So does the cache, until you delete the decoded pictures and"
+        f" copied tars in {settings.cache_folder / 'pictures'} and the mapped manifests in {settings.cache_folder / 'manifests'}."
     )
 
 

@@ -21,6 +21,7 @@ from veclip_core.captioning.engines.weights import (
     checked_config,
     fingerprint,
     revision_of,
+    without_foreign_code,
 )
 from veclip_core.config import Config, digest_of
 from veclip_core.mendable import Mendable
@@ -150,7 +151,6 @@ def open_network(config: NetworkConfig, threads: int | None = None) -> ClipNetwo
     where = config.folder or config.model
     try:
         if config.kind == "huggingface":
-            checked_config(where, None if config.folder else config.revision)
             return HuggingFaceNetwork(where, None if config.folder else config.revision, device)
         if config.kind == "open_clip":
             return OpenClipNetwork(config.folder or _open_clip_folder(config.model, config.revision), device)
@@ -181,7 +181,8 @@ class HuggingFaceNetwork:
         self._device = device
         # Said outright: by default transformers asks on the terminal whether to run code that a model brings.
         how: Any = {"revision": revision, "trust_remote_code": False}
-        self._model: Any = AutoModel.from_pretrained(model, **how).eval().to(device)
+        config = without_foreign_code(checked_config(model, revision), model)
+        self._model: Any = AutoModel.from_pretrained(model, config=config, **how).eval().to(device)
         self._processor: Any = AutoProcessor.from_pretrained(model, **how)
         # SigLIP has no attention mask: its texts are padded as they were in its training.
         self._padding = "max_length" if self._model.config.model_type.startswith("siglip") else True

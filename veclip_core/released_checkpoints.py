@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from veclip_core import storage
-from veclip_core.captioning.engines.weights import WeightsMissing
+from veclip_core.captioning.engines.weights import WeightsMissing, without_foreign_code
 from veclip_core.config import digest_of
 from veclip_core.sources.released_files import Wanted, fetch_all
 
@@ -108,7 +108,8 @@ def unpacked(source: str, cache: Path, allowed_hosts: frozenset[str] = frozenset
         if target.is_dir():
             return target
         storage.remove_dead_temporaries(str(cache))
-        archive = _local_copy(source, cache, allowed_hosts)
+        # A folder of its own for each address: another's zip may have the same name.
+        archive = _local_copy(source, cache / "fetched" / target.name, cache / "partial" / target.name, allowed_hosts)
         unfinished = storage.beside(target)
         try:
             with storage.fatal_errors_named(str(cache)):
@@ -119,12 +120,12 @@ def unpacked(source: str, cache: Path, allowed_hosts: frozenset[str] = frozenset
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
             if not storage.is_local(source):
-                archive.unlink()  # unpacked, or of no use: the next try fetches it again
+                archive.unlink(missing_ok=True)  # unpacked, or of no use: the next try fetches it again
     log.info("%s is unpacked in %s", storage.shown(source), target)
     return target
 
 
-def _local_copy(source: str, cache: Path, allowed_hosts: frozenset[str]) -> Path:
+def _local_copy(source: str, fetched_to: Path, partial: Path, allowed_hosts: frozenset[str]) -> Path:
     if storage.is_local(source):
         return storage.local_path(source)
 
@@ -138,7 +139,7 @@ def _local_copy(source: str, cache: Path, allowed_hosts: frozenset[str]) -> Path
     if not wanted.name or wanted.name.startswith("."):
         raise BadCheckpoint(f"{shown} names no file: give the address of a released zip")
     try:
-        (fetched,) = fetch_all([wanted], str(cache / "fetched"), cache / "partial", bounded, allowed_hosts)
+        (fetched,) = fetch_all([wanted], str(fetched_to), partial, bounded, allowed_hosts)
     except (ValueError, ImportError) as error:  # fsspec's, of a protocol that it doesn't know
         raise BadCheckpoint(f"{shown} can't be fetched ({error}): use http, https or s3") from error
     return storage.local_path(fetched.uri)
@@ -251,8 +252,10 @@ def checked(folder: Path, source: str = "") -> Any:
             raise ValueError(f"{max(layers):,} layers")
         if not isinstance((value.get("vision_config") or {}).get("image_size", 224), int):
             raise ValueError("pictures that are not square")
-        config = CLIPConfig.from_dict(value)
+        config = without_foreign_code(CLIPConfig.from_dict(value), where)
         expected = shapes_of(config)
+    except WeightsMissing as error:
+        raise BadCheckpoint(str(error)) from error
     except Exception as error:  # what a wrong value raises is transformers' and torch's own
         raise BadCheckpoint(f"{where}: its config.json describes no model ({type(error).__name__}: {error})") from error
     try:

@@ -167,6 +167,9 @@ class Settings(BaseModel):
     """Compute the transformers' blocks twice in place of keeping what they computed: less memory, more time."""
     train_checkpoint_steps: int | None = Field(default=None, ge=1)
     """Steps between two checkpoints of a training; by default one in 500 of its steps, but at least 50."""
+    train_stop_s: int = Field(default=60, ge=1)
+    """Seconds that the ranks of this machine have for their step and a checkpoint, once they are told to stop (SIGTERM, Ctrl-C);
+    then they are killed. More for long steps, and where many gigabytes go to a bucket."""
     train_compile: bool = False
     """torch.compile for trainings."""
     threads: int = Field(default=CPU_COUNT, ge=1)

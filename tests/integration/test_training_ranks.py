@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 from tests.integration.test_training_arms import chain  # noqa: F401  (a fixture)
 from tests.integration.training_process import shards_of
 from tests.integration.training_ranks import Training, rows_read, work
+from tests.object_store import ObjectStore
 from tests.ray_cluster import PROJECT, cluster_of
 from tests.unit.training_world import TINY, VIT, register_vit, write_world
+from veclip_core import storage
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.training import train_arm
 from veclip_core.tracking import client_for
@@ -158,6 +161,17 @@ def test_one_begins_and_two_go_on_in_shards(source: str, tmp_path: Path) -> None
     assert [losses[step] for step in range(6, 13)] == pytest.approx(
         [undisturbed[step] for step in range(6, 13)], rel=1e-4
     )
+
+
+@pytest.mark.slow
+def test_ranks_go_on_from_a_bucket(source: str, of_two: dict[str, Any], tmp_path: Path, store: ObjectStore) -> None:
+    """One of them fetches the shards for both."""
+    training = Training(source, tmp_path / "run", TINY, bucket=f"{store.root}/ranks")
+    with pytest.raises(TrainingInterrupted):
+        on_ranks(replace(training, rank=1, point="term:6"))
+    assert list(on_ranks(training)) == list(range(7, 13)), "finished steps are not taken again"
+    last = checkpoints.find(training.bucket)
+    assert storage.read_bytes(f"{last.uri}/model.safetensors") == of_two["weights"], "bit for bit"
 
 
 @pytest.mark.slow

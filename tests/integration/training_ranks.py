@@ -39,6 +39,8 @@ class Training:
     """At which something happens,"""
     point: str = ""
     """`kill` or `term`, a colon, and a step (from 1) or the place in publishing step 8: `shard`, `marker` or `marked`."""
+    bucket: str = ""
+    """An address where the checkpoints go in place of the folder."""
 
 
 def work(world: World, tell: Callable[[Any], None], training: Training) -> None:
@@ -52,7 +54,7 @@ def work(world: World, tell: Callable[[Any], None], training: Training) -> None:
         train(
             training.recipe,
             load_manifest(training.source, MANIFEST),
-            training.folder,
+            training.bucket or training.folder,
             runtime=runtime,
             on_progress=lambda step, numbers: tell((step, dict(numbers))),
             world=world,

@@ -217,6 +217,59 @@ def test_a_zip_in_an_object_store_is_fetched(archive: Path, tmp_path: Path) -> N
         unpacked("simplecache::http://127.0.0.1/a.zip", tmp_path / "cache")
 
 
+def test_two_zips_of_one_name_do_not_swap(
+    archive: Path, t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is fetched and unpacked between the first's fetch and its unpacking."""
+    cache, unpack = tmp_path / "cache", released_checkpoints._unpack
+    other = write_zip(tmp_path / "zips" / f"{NAME}.zip", write_folder(tmp_path / "other", seed=1))
+    first, second = f"memory://first/{NAME}.zip", f"memory://second/{NAME}.zip"
+    storage.write_bytes(first, archive.read_bytes())
+    storage.write_bytes(second, other.read_bytes())
+
+    def meanwhile(fetched: Path, folder: Path) -> None:
+        monkeypatch.setattr(released_checkpoints, "_unpack", unpack)
+        unpacked(second, cache)
+        unpack(fetched, folder)
+
+    monkeypatch.setattr(released_checkpoints, "_unpack", meanwhile)
+    for address, own in ((first, archive), (second, other)):
+        with zipfile.ZipFile(own) as zipped:
+            expected = zipped.read(f"{NAME}/model.safetensors")
+        assert (unpacked(address, cache) / "model.safetensors").read_bytes() == expected, address
+    assert not list(cache.rglob("*.zip"))
+
+
+@pytest.mark.parametrize("attention", ["nobody/kernel", {"text_config": "nobody/kernel"}], ids=["both", "texts"])
+def test_code_that_a_configuration_names_is_not_asked_for(
+    tmp_path: Path, t5: Path, attention: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "transformers.modeling_utils.lazy_import_flash_attention", lambda kernel, **_: asked.append(kernel)
+    )
+    files = ReleasedFiles(tokenizer=str(t5))
+    for write in (write_folder, write_huggingface_clip):
+        folder = write(tmp_path / write.__name__)
+        expected = open_network(network_config(str(folder), str(tmp_path), files)).encode_text(["a cat", "a dog"])
+        described = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**described, "_attn_implementation": attention}))
+        network = open_network(network_config(str(folder), str(tmp_path), files))
+        assert np.array_equal(network.encode_text(["a cat", "a dog"]), expected)
+    assert not asked
+
+
+@pytest.mark.parametrize("part", ["", "text_config"])
+def test_quantised_weights_are_refused_before_anything_is_asked_for(tmp_path: Path, t5: Path, part: str) -> None:
+    for write in (write_folder, write_huggingface_clip):
+        folder = write(tmp_path / write.__name__)
+        described = json.loads((folder / "config.json").read_text())
+        (described[part] if part else described)["quantization_config"] = {"quant_method": "fp8"}
+        (folder / "config.json").write_text(json.dumps(described))
+        with pytest.raises(WeightsMissing, match="are quantised"):
+            open_network(network_config(str(folder), str(tmp_path), ReleasedFiles(tokenizer=str(t5))))
+
+
 def test_a_missing_tokenizer_says_how_to_give_it(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

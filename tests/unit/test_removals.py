@@ -7,8 +7,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from tests.unit.shard_tables import KEY, made, put, task
+from veclip_core.cli import app
 from veclip_core.download.seal import add_member
 from veclip_core.mixing.manifest import MixConfig, MixOperation
 from veclip_core.mixing.removals import Removals, RemovalsError, read_removals
@@ -143,6 +145,16 @@ def test_a_killed_removal_is_finished_by_the_next(
     assert remove(str(tmp_path / "root"), "test", removals).rows == 27
     texts = [str(pq.read_table(path).to_pylist()) for path in (tmp_path / "root").rglob("*.parquet")]
     assert not [text for text in texts if "host2.example" in text]
+
+
+def test_the_command_says_where_more_of_it_lies(
+    tmp_path: Path, removals: Removals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECLIP_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("VECLIP_CACHE", str(tmp_path / "cache"))
+    said = CliRunner().invoke(app, ["remove", str(tmp_path / "removed.txt"), "--yes"], catch_exceptions=False).stdout
+    for folder in ("pictures", "manifests"):
+        assert str(tmp_path / "cache" / folder) in said
 
 
 def test_a_list_that_can_not_be_read_removes_nothing(tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
 """What training reads: rows, pictures, tokens and batches."""
 
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from cachetools import LRUCache
@@ -14,6 +20,7 @@ from PIL import Image
 from tests.unit.training_world import TINY, write_world
 from veclip_core import storage
 from veclip_core.sources.pictures import on_white
+from veclip_core.training import manifest_table
 from veclip_core.training.data import Batches, UnreadablePictures, pictures_for, tokenizer_for
 from veclip_core.training.manifest_table import ManifestTable, load_manifest
 from veclip_core.training.order import PIECE_ROWS, RowPlan, WindowPlan
@@ -39,9 +46,60 @@ def test_a_manifest_is_the_same_in_memory_and_memory_mapped(world: tuple[str, li
     assert load_manifest(world[0], world[1][:1]).digest != plain.digest
 
 
-def test_a_manifest_without_rows_says_so(world: tuple[str, list[str]]) -> None:
+def test_a_manifest_is_mapped_once_for_all_that_ask_at_once(
+    world: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a lock both write their own, for as long as neither is there."""
+    read, writing = manifest_table._tables, []
+
+    def slowly(uris: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+        writing.append(uris)
+        time.sleep(0.5)
+        yield from read(uris, columns)
+
+    monkeypatch.setattr(manifest_table, "_tables", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: load_manifest(*world, cache_folder=tmp_path), range(3)))
+    assert len(writing) == 1
+    assert [one.rows([3, 40]) for one in found] == [load_manifest(*world).rows([3, 40])] * 3
+
+
+def test_what_a_killed_process_left_of_a_mapped_manifest_goes(world: tuple[str, list[str]], tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from veclip_core.training import manifest_table as it; read = it._tables\n"
+        "def tables(*given):\n"
+        "    yield next(read(*given))\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "it._tables = tables\n"
+        "it.load_manifest(sys.argv[1], sys.argv[3:], cache_folder=Path(sys.argv[2]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, world[0], tmp_path, *world[1]], check=False)
+    assert killed.returncode == -9
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    assert len(load_manifest(*world, cache_folder=tmp_path)) == 48
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_what_a_killed_process_left_of_decoded_pictures_goes(world: tuple[str, list[str]], tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from veclip_core.training import manifest_table, pictures as it\n"
+        "it._decode = lambda *_: os.kill(os.getpid(), 9)\n"
+        "manifest = manifest_table.load_manifest(sys.argv[1], sys.argv[3:])\n"
+        "it.PictureCache.open(manifest, 36, 'pad', Path(sys.argv[2]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, world[0], tmp_path, *world[1]], check=False)
+    assert killed.returncode == -9
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    PictureCache.open(load_manifest(*world), 36, "pad", tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
+def test_a_manifest_without_rows_says_so(world: tuple[str, list[str]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no rows"):
         load_manifest(world[0], [])
+    with pytest.raises(ValueError, match="no rows"):
+        load_manifest(world[0], [], cache_folder=tmp_path)
+    assert not list(tmp_path.glob("*.arrow"))
 
 
 def test_cached_and_streamed_pictures_have_the_same_pixels(world: tuple[str, list[str]], tmp_path: Path) -> None:

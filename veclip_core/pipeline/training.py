@@ -160,7 +160,7 @@ def _launch(job: _Job, on_told: Tell) -> None:
         return
     threads = max(1, settings.threads // ranks)
     each = replace(job, settings=settings.model_copy(update={"threads": threads}))
-    on_this_machine(_train_rank, (each,), ranks, on_told)
+    on_this_machine(_train_rank, (each,), ranks, on_told, settings.train_stop_s)
 
 
 def _train_rank(world: World, tell: Tell, job: _Job) -> None:

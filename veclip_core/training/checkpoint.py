@@ -107,17 +107,32 @@ class Checkpoint:
     def _local(self, shards: dict[str, str], world: World) -> Iterator[Path]:
         """The folder of the shards, compared with their digests, on this machine's disk."""
         if storage.is_local(self.folder):
-            for name in sorted(shards)[world.rank :: world.ranks]:  # each is read by one rank, for all
-                self._compare(name, digest_of_file(storage.local_path(storage.join(self.uri, name))), shards[name])
-            yield storage.local_path(storage.join(self.uri, TRAINING))
+            local = storage.local_path(self.uri)
+
+            def compare() -> None:
+                for name in sorted(shards)[world.rank :: world.ranks]:  # each is read by one rank, for all
+                    self._compare(name, digest_of_file(local / name), shards[name])
+
+            world.all_do(compare)
+            yield local / TRAINING
             return
-        with storage.scratch_folder(self.folder) as scratch:
-            (scratch / TRAINING).mkdir()
-            for name, digest in shards.items():
-                with storage.open_read(storage.join(self.uri, name)) as source, open(scratch / name, "wb") as target:
-                    shutil.copyfileobj(source, target, _COPIED_AT_ONCE)
-                self._compare(name, digest_of_file(scratch / name), digest)
-            yield scratch / TRAINING
+        with storage.scratch_folder(self.folder) as own:
+            # They are gigabytes: of the ranks that see one another's folders, which share a disk, the first fetches them for all.
+            shared = next(folder for folder in world.gathered(own) if folder.is_dir())
+            world.all_do(lambda: self._fetch(shards, shared) if shared == own else None)
+            yield shared / TRAINING
+            world.gathered(None)  # all have read
+
+    def _fetch(self, shards: dict[str, str], folder: Path) -> None:
+        (folder / TRAINING).mkdir()
+        for name, digest in shards.items():
+            with (
+                storage.fatal_errors_named(str(folder)),
+                storage.open_read(storage.join(self.uri, name)) as source,
+                open(folder / name, "wb") as target,
+            ):
+                shutil.copyfileobj(source, target, _COPIED_AT_ONCE)
+            self._compare(name, digest_of_file(folder / name), digest)
 
     def _bytes(self, file: str) -> bytes:
         data = storage.read_bytes(storage.join(self.uri, file))

@@ -27,8 +27,6 @@ from veclip_core.training.world import World
 
 logger = logging.getLogger(__name__)
 
-SAVES_WITHIN_S = 60
-"""How long ranks that are told to stop may take to save a checkpoint."""
 POLL_S = 0.2
 HEARD_WITHIN_S = 10
 """For what was told before the ranks ended."""
@@ -52,8 +50,11 @@ class _Failure:
     trace: str
 
 
-def on_this_machine(work: Work, arguments: Sequence[Any], ranks: int, on_told: Tell) -> None:
+def on_this_machine(work: Work, arguments: Sequence[Any], ranks: int, on_told: Tell, stop_s: int = 60) -> None:
     """Run `work` in so many processes, which end with this one. SIGTERM and SIGINT are passed on to them, and then delivered here.
+
+    Args:
+        stop_s: how long ranks that are told to stop may take for their step and a checkpoint, before they are killed.
 
     Raises:
         RanksFailed: when one dies.
@@ -88,7 +89,7 @@ def on_this_machine(work: Work, arguments: Sequence[Any], ranks: int, on_told: T
             local_addr="localhost",
             max_restarts=0,
             signals_to_handle="SIGTERM,SIGINT",
-            shutdown_timeout=SAVES_WITHIN_S,
+            shutdown_timeout=stop_s,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:

@@ -1,7 +1,8 @@
 """The training loop: open_clip's model and loss, batches by step, a checkpoint that resumes exactly.
 
 Killed at any moment and started again, the same command ends at the same weights, bit for bit, on the same machine with the
-same numbers of ranks and threads. SIGTERM and SIGINT, at any rank, save a checkpoint first.
+same numbers of ranks and threads. SIGTERM and SIGINT, at any rank, save a checkpoint first, but not
+under Ray Train, where the last periodic one counts.
 """
 
 import logging

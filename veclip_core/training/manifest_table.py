@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from filelock import FileLock
 
 from veclip_core import storage
 from veclip_core.config import digest_of
@@ -184,17 +184,26 @@ def _tables(uris: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
 def _memory_mapped(tables: Iterator[pa.Table], columns: Sequence[str], path: Path) -> pa.Table:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            writer: pa.ipc.RecordBatchFileWriter | None = None
-            with storage.fatal_errors_named(str(path)), pa.OSFile(str(unfinished), "wb") as sink:
-                for table in tables:
-                    writer = writer or pa.ipc.new_file(sink, table.schema)
-                    writer.write_table(table)
-                if writer is None:
-                    return pa.table({name: [] for name in columns})
-                writer.close()
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # every rank of a machine asks at once: one writes for all
+            storage.remove_dead_temporaries(str(path.parent))
+            if not path.exists() and not _written(tables, path):
+                return pa.table({name: [] for name in columns})
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _written(tables: Iterator[pa.Table], path: Path) -> bool:
+    """Write the tables to a file, whole or not at all; False where there is none to write."""
+    unfinished = storage.beside(path)
+    try:
+        writer: pa.ipc.RecordBatchFileWriter | None = None
+        with storage.fatal_errors_named(str(path)), pa.OSFile(str(unfinished), "wb") as sink:
+            for table in tables:
+                writer = writer or pa.ipc.new_file(sink, table.schema)
+                writer.write_table(table)
+            if writer is None:
+                return False
+            writer.close()
+        os.replace(unfinished, path)
+        return True
+    finally:
+        unfinished.unlink(missing_ok=True)

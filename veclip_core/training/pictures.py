@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -231,7 +230,8 @@ def _write_cache(manifest: "ManifestTable", places: list[Place], size: int, fit:
     from tqdm import tqdm
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    storage.remove_dead_temporaries(str(path.parent))
+    unfinished = storage.beside(path)
     try:
         shape = (len(places), size, size, 3)
         pictures_NSSC = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)

@@ -1,7 +1,7 @@
 """The processes (ranks) of one training: which of them this is, and what they tell each other."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +15,10 @@ Value = TypeVar("Value")
 
 SILENCE = timedelta(hours=1)
 """How long ranks wait for one of them that is alive: the first to come decodes pictures for all. A dead one is noticed at once."""
+
+
+class AnotherRankFailed(RuntimeError):
+    """Another rank raised the error that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,24 @@ class World:
         values: list[Value] = [value] * self.ranks
         dist.all_gather_object(values, value, group=group or self.talk)
         return values
+
+    def all_do(self, work: Callable[[], None]) -> None:
+        """Do on every rank what may fail on one: all are done afterwards, or all raise.
+
+        Raises:
+            AnotherRankFailed: where it was another's work that failed.
+        """
+        failed: Exception | None = None
+        try:
+            work()
+        except Exception as error:
+            failed = error
+        of_ranks = self.gathered(None if failed is None else f"{type(failed).__name__}: {failed}")
+        if failed is not None:
+            raise failed
+        for rank, said in enumerate(of_ranks):
+            if said is not None:
+                raise AnotherRankFailed(f"rank {rank} of {self.ranks} failed: {said}")
 
     def summed(self, values: Sequence[float]) -> list[float]:
         """Over the ranks, each in its place."""

@@ -132,6 +132,22 @@ def checked_config(path: str, revision: str | None) -> Any:
         ) from error
 
 
+def without_foreign_code(config: Any, where: str) -> Any:
+    """A stranger's configuration of a CLIP model, with the attention that transformers itself would choose: a config.json may name
+    a hub repository for it, whose code transformers would fetch and run.
+
+    Raises:
+        WeightsMissing: for quantised weights, whose kernels may come from a hub too, and which are none without them.
+    """
+    parts = (config, *(getattr(config, name, None) for name in config.sub_configs))
+    if any(getattr(part, "quantization_config", None) for part in parts):
+        raise WeightsMissing(
+            f"the weights of {where} are quantised (quantization_config): give the model as it was before"
+        )
+    config._attn_implementation = None  # that of both towers as well
+    return config
+
+
 def converted_smollm2(weights_dir: Path) -> Path:
     """The folder of the converted SmolLM2, made on first use; safe when several processes ask at once."""
     target = Path(weights_dir) / SMOLLM2
