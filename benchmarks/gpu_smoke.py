@@ -150,23 +150,23 @@ def versions() -> dict[str, str]:
 
 
 def keep_rates(result: Mapping[str, Any]) -> None:
-    """Rates of trainings on a GPU, where plans find them."""
-    from veclip_core.pipeline.training_rates import note
+    """Rates of trainings on a GPU, where plans find them; not that of one rank's FSDP, which is of a loop of its own."""
+    from veclip_core.pipeline.training_rates import Way, note
     from veclip_core.settings import Settings
 
     settings = Settings.from_environment()
     for name, one in result["checks"].items():
         check = CHECKS[name]
-        if result["on"] == "cuda" and one["ok"] and "samples_per_s" in one:
+        ranks = result["ranks"] if check.launched else 1
+        if result["on"] == "cuda" and one["ok"] and "samples_per_s" in one and not (check.launched and ranks == 1):
             note(
                 settings,
                 recipe_of(name, "cuda"),
+                Way(check.precision, **check.how),
                 samples_per_s=one["samples_per_s"],
-                precision=check.precision,
+                device=result["device"],
                 what=f"gpu-smoke, {name}",
-                ranks=result["ranks"] if check.launched else 1,
-                gradient_cache="micro_batch" in check.how,
-                checkpoint_activations="checkpoint_activations" in check.how,
+                ranks=ranks,
             )
 
 

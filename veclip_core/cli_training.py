@@ -140,8 +140,10 @@ def train(
         bool, typer.Option("--checkpoint-activations", help="Plan: activations computed twice instead of kept.")
     ] = False,
     precision: Annotated[
-        Literal["bf16", "fp16", "fp32"], typer.Option(help="Plan: what the GPUs compute in.")
-    ] = "bf16",
+        Literal["bf16", "fp16", "fp32"] | None,
+        typer.Option(help="Plan: what they compute in; by default what a training takes, on a named device bf16."),
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Plan: with torch.compile.")] = False,
 ) -> None:
     """Train an arm of a scale, as `veclip run ARM` does, or with --dry-run say what it will take."""
     from veclip_core.pipeline.data import Chain
@@ -164,6 +166,7 @@ def train(
         parallel="fsdp" if fsdp else "ddp",
         checkpoint_activations=checkpoint_activations,
         precision=precision,
+        compile=compiled,
     )
     if not dry_run:
         if as_json or device_hour_price is not None or replace(machines, device_hour_price=0.0) != Machines():

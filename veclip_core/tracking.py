@@ -183,7 +183,7 @@ class MlflowTracker:
             raise RuntimeError(f"run {self.run_id} is still open: finish() it before the next start_run()")
         self.run_id = run_id
         self._outbox = Outbox(
-            f"MLflow at {self.tracking_uri}", self._deliver, _is_outage, _together, _is_metrics, self.max_buffered
+            f"MLflow at {self.tracking_uri}", self._deliver, is_outage, _together, _is_metrics, self.max_buffered
         )
         texts = {key: str(value)[:MAX_PARAM_CHARS] for key, value in (params or {}).items()}
         self._outbox.put(_Start(experiment, name, dict(tags or {}), texts, run_id))
@@ -266,7 +266,7 @@ def _together(pending: deque[_Item]) -> int:
     return max(count, 1)
 
 
-def _is_outage(error: Exception) -> bool:
+def is_outage(error: Exception) -> bool:
     """Whether waiting may mend it. Everything else is refused for good: a bad name, a changed parameter, a lost run."""
     from mlflow.exceptions import MlflowException
 

@@ -99,7 +99,9 @@ def test_all_arms_side_by_side(chain: Chain) -> None:
     assert [one.checkpoint for one in again] == [one.checkpoint for one in made]
 
 
-def test_a_finished_training_is_exported_and_a_version_of_a_registered_model(chain: Chain) -> None:
+def test_a_finished_training_is_exported_and_a_version_of_a_registered_model(
+    chain: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
     tracked = Chain(chain.settings.model_copy(update={"mlflow": ""}), SAMPLE)
     _, trial = train_arm(tracked, "clip", overrides=OVERRIDES)
     whole = replace(trial, partial=False)
@@ -113,8 +115,15 @@ def test_a_finished_training_is_exported_and_a_version_of_a_registered_model(cha
     client = client_for(str(tracked.settings.tracking_uri))
     current = client.get_model_version_by_alias("clip_sample", ALIAS)
     assert (str(current.version), current.run_id, current.source) == ("1", whole.run_id, first.exports["open_clip"])
+    assert publish(tracked, replace(other, partial=False)).version == "clip_sample/2"
+    assert publish(tracked, whole) == first
+    late = publish(tracked, replace(whole, identity="trained before the other, and registered after it"))
+    assert late.version == "clip_sample/3"
+    current = client.get_model_version_by_alias("clip_sample", ALIAS)
+    assert (str(current.version), current.run_id) == ("2", other.run_id), "an older training does not take its place"
     lost = Chain(chain.settings.model_copy(update={"mlflow": "http://127.0.0.1:9"}), SAMPLE)
     assert publish(lost, whole) == Published(first.exports), "a training is not lost because MLflow is"
+    assert "when MLflow is back" in caplog.text
 
 
 def test_a_trial_leaves_the_whole_training_in_its_place(chain: Chain) -> None:

@@ -8,15 +8,16 @@ from veclip_core.pipeline import rate_table
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.mixtures import current_mixture
 from veclip_core.pipeline.training import manifest_of, manifest_table
-from veclip_core.pipeline.training_rates import TrainingRate, rate_for
+from veclip_core.pipeline.training_rates import TrainingRate, Way, rate_for
 from veclip_core.shards import NotMadeYet
 from veclip_core.training.arms import MIXTURE, arm_named
 from veclip_core.training.cost import Memory, forward_flops, memory_of, size_of, training_flops
 from veclip_core.training.data import tokenizer_for
 from veclip_core.training.devices import device_named
-from veclip_core.training.model import architecture
+from veclip_core.training.model import architecture, precision_of
 from veclip_core.training.recipe import Recipe
 from veclip_core.training.texts import T5_HUB, BpeTokenizer, T5Tokenizer
+from veclip_core.training.world import World
 
 
 class PlanError(Mendable):
@@ -38,7 +39,9 @@ class Machines:
     """Samples at a time on a device, with a gradient cache; by default all of its share of the batch, without."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     checkpoint_activations: bool = False
-    precision: str = "bf16"
+    precision: str | None = None
+    """By default the recipe's, and where that is `auto` bf16 on a named device, on this machine's what a training takes there."""
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,24 @@ def make_plan(chain: Chain, arm: str, recipe: Recipe, machines: Machines) -> Pla
         )
     vocab_size, exact = _vocabulary(chain, arm, recipe)
     description = architecture(recipe, vocab_size)
-    half_precision = machines.precision != "fp32"
+    way = Way.of(
+        recipe,
+        batch_size,
+        machines.devices,
+        precision=machines.precision or _precision(recipe, machines.device),
+        micro_batch=machines.micro_batch,
+        checkpoint_activations=machines.checkpoint_activations,
+        parallel=machines.parallel,
+        compile=machines.compile,
+    )
+    half_precision = way.precision != "fp32"
     size = size_of(description, half_precision)
-    cached = machines.micro_batch is not None and machines.micro_batch < batch_size // machines.devices
     forward = forward_flops(description)
-    flops = training_flops(forward, computed_twice=cached + machines.checkpoint_activations)
+    flops = training_flops(forward, computed_twice=(way.micro_batch is not None) + way.checkpoint_activations)
     samples = recipe.steps * batch_size
     device = machines.device or rate_table.device_name()
-    measured = None if machines.mfu is not None else rate_for(chain.settings, recipe, device, cached)
-    rate, rate_from = _rate(flops, device, machines, measured)
+    measured = None if machines.mfu is not None else rate_for(chain.settings, recipe, device, way)
+    rate, rate_from = _rate(flops, device, machines, way, measured)
     hours = samples / rate / 3600 if rate else None
     return Plan(
         scale=chain.scale.name,
@@ -168,7 +180,16 @@ def _vocabulary(chain: Chain, arm: str, recipe: Recipe) -> tuple[int, bool]:
     return BpeTokenizer(recipe.context_length).vocab_size, True
 
 
-def _rate(flops: int, device: str, machines: Machines, measured: TrainingRate | None) -> tuple[float | None, str]:
+def _precision(recipe: Recipe, device: str) -> str:
+    """What a training computes in where nothing says otherwise."""
+    if recipe.precision == "auto" and device:
+        return "bf16"
+    return precision_of(recipe, World.alone().device)
+
+
+def _rate(
+    flops: int, device: str, machines: Machines, way: Way, measured: TrainingRate | None
+) -> tuple[float | None, str]:
     """Samples a second of all devices together, and what says so."""
     if machines.mfu is not None:
         kind = device_named(device)
@@ -181,12 +202,24 @@ def _rate(flops: int, device: str, machines: Machines, measured: TrainingRate | 
         return rate, f"{machines.mfu:.0%} of {kind.tflops:,g} TFLOPS a device, as given ({kind.source})"
     if measured is None:
         return None, (
-            f"nothing was measured with this model on {device!r} at this root: `make gpu-smoke` or a training there measures, or"
-            " give --device and --mfu"
+            f"nothing was measured with this model on {device!r} in this way ({_told(way)}) at this root: `make gpu-smoke` or a"
+            " training there measures, or give --device and --mfu"
         )
     scaled = ", taken to grow with their number" if machines.devices != measured.ranks else ""
     return (
         machines.devices * measured.samples_per_device_second,
-        f"measured: {measured.samples_per_s:,.1f} samples/s on {measured.ranks} x {measured.device} in {measured.precision}"
+        f"measured: {measured.samples_per_s:,.1f} samples/s on {measured.ranks} x {measured.device} in {_told(way)}"
         f" ({measured.what}){scaled}",
     )
+
+
+def _told(way: Way) -> str:
+    """A way of computing, in words."""
+    parts = [
+        way.precision,
+        f"micro-batches of {way.micro_batch:,}" if way.micro_batch is not None else "",
+        "activations computed twice" if way.checkpoint_activations else "",
+        "FSDP" if way.parallel == "fsdp" else "",
+        "compiled" if way.compile else "",
+    ]
+    return ", ".join(filter(None, parts))

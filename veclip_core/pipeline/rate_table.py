@@ -1,11 +1,13 @@
 """Tables of measured rates at a root: a row a measurement, the newest last."""
 
-import platform
 from collections.abc import Mapping
 from typing import Any
 
 from veclip_core import storage
+from veclip_core.leases import Lease
 from veclip_core.settings import Settings
+from veclip_core.training.devices import name_of
+from veclip_core.training.world import World
 
 
 def read(settings: Settings, table: str) -> list[dict[str, Any]]:
@@ -17,9 +19,11 @@ def read(settings: Settings, table: str) -> list[dict[str, Any]]:
 
 
 def add(settings: Settings, table: str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The table with one row more."""
-    rows = [*read(settings, table), dict(row)]
-    storage.write_json(storage.join(settings.root, table), rows)
+    """The table with one row more. Two that add at the same time do so one after the other."""
+    folder, _, name = table.rpartition("/")
+    with Lease.wait_for(storage.join(settings.root, folder, "leases"), name):
+        rows = [*read(settings, table), dict(row)]
+        storage.write_json(storage.join(settings.root, table), rows)
     return rows
 
 
@@ -31,9 +35,5 @@ def as_text(rows: list[dict[str, Any]]) -> str:
 
 
 def device_name() -> str:
-    """The GPU's name, or the processor's where there is none."""
-    import torch
-
-    return (
-        str(torch.cuda.get_device_name()) if torch.cuda.is_available() else platform.processor() or platform.machine()
-    )
+    """This machine's GPU, or its processor where there is none."""
+    return name_of(World.alone().device)

@@ -75,14 +75,7 @@ def train_arm(
     )  # fmt: skip
     record(chain, trained, trial=bool(overrides))
     if progress_bar:  # side by side, trainings share the machine, and their rates say little
-        note_training(
-            chain.settings,
-            prepared.recipe,
-            report,
-            ranks=chain.settings.train_ranks or 1,
-            gradient_cache=chain.settings.train_micro_batch is not None,
-            checkpoint_activations=chain.settings.train_checkpoint_activations,
-        )
+        note_training(chain.settings, prepared.recipe, report)
     return report, trained
 
 

@@ -1,8 +1,10 @@
 """Rates of trainings on a device: of those done before at a root, and of `make gpu-smoke`."""
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Self
 
 from veclip_core.pipeline import rate_table
 from veclip_core.settings import Settings
@@ -15,6 +17,28 @@ MIN_STEPS = 20
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a training is computed, as far as it decides the rate: one measured in another way says nothing."""
+
+    precision: str
+    micro_batch: int | None = None
+    """Of a gradient cache; None where a rank's share of a batch goes through the model at once."""
+    checkpoint_activations: bool = False
+    parallel: str = "ddp"
+    """Also of one rank, over which FSDP shards nothing."""
+    compile: bool = False
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, batch_size: int, ranks: int, *, micro_batch: int | None, parallel: str, **how: Any
+    ) -> Self:
+        """What settings come to with so many ranks. `batch_size`: of all ranks together."""
+        share = batch_size // ranks // recipe.accumulation_steps
+        cached = micro_batch is not None and micro_batch < share
+        return cls(micro_batch=micro_batch if cached else None, parallel=parallel if ranks > 1 else "ddp", **how)
+
+
+@dataclass(frozen=True)
 class TrainingRate:
     """One measurement."""
 
@@ -22,9 +46,7 @@ class TrainingRate:
     ranks: int
     samples_per_s: float
     """Of all ranks together."""
-    gradient_cache: bool
-    checkpoint_activations: bool
-    precision: str
+    way: Way
     what: str
     """What was measured, and when."""
 
@@ -34,59 +56,64 @@ class TrainingRate:
 
 
 def note(
-    settings: Settings,
-    recipe: Recipe,
-    *,
-    samples_per_s: float,
-    precision: str,
-    what: str,
-    ranks: int = 1,
-    gradient_cache: bool = False,
-    checkpoint_activations: bool = False,
+    settings: Settings, recipe: Recipe, way: Way, *, samples_per_s: float, device: str, what: str, ranks: int = 1
 ) -> None:
-    """Add a measurement on this machine's devices to the root's table."""
+    """Add a measurement to the root's table."""
     row = {
         "when": time.strftime("%Y-%m-%d"),
-        "device": rate_table.device_name(),
+        "device": device,
         "ranks": ranks,
         "samples_per_s": round(samples_per_s, 3),
-        "gradient_cache": gradient_cache,
-        "checkpoint_activations": checkpoint_activations,
-        "precision": precision,
         "what": what,
+        **asdict(way),
         **_deciding(recipe),
     }
     rate_table.add(settings, TABLE, row)
 
 
-def note_training(settings: Settings, recipe: Recipe, report: TrainReport, **how: Any) -> None:
-    """Add what a training measured, unless it was done before or is too short to tell. `how`: see `note`."""
-    if report.steps - report.resumed_at >= MIN_STEPS:
-        note(
-            settings,
-            recipe,
-            samples_per_s=report.samples_per_s,
-            precision=report.precision,
-            what=f"a training of {report.steps:,} steps",
-            **how,
-        )
+def note_training(settings: Settings, recipe: Recipe, report: TrainReport) -> None:
+    """Add what a training measured since it was last begun, unless that is too short to tell."""
+    since = [entry for entry in report.history if entry["step"] > report.resumed_at]
+    if report.steps - report.resumed_at < MIN_STEPS or len(since) < 2:
+        return
+    way = Way.of(
+        recipe,
+        report.batch_size,
+        report.ranks,
+        precision=report.precision,
+        micro_batch=settings.train_micro_batch,
+        checkpoint_activations=settings.train_checkpoint_activations,
+        parallel=settings.train_parallel,
+        compile=settings.train_compile,
+    )
+    note(
+        settings,
+        recipe,
+        way,
+        samples_per_s=_settled_rate(since, report.batch_size),
+        device=report.device,
+        what=f"a training of {report.steps:,} steps",
+        ranks=report.ranks,
+    )
 
 
-def rate_for(settings: Settings, recipe: Recipe, device: str, gradient_cache: bool) -> TrainingRate | None:
-    """The newest measurement of the recipe's model on a device whose name holds `device`."""
+def rate_for(settings: Settings, recipe: Recipe, device: str, way: Way) -> TrainingRate | None:
+    """The newest measurement of the recipe's model, computed in that way, on a device whose name holds `device`."""
+    wanted = asdict(way) | _deciding(recipe)
     for row in reversed(rate_table.read(settings, TABLE)):
-        same = all(row.get(name) == value for name, value in _deciding(recipe).items())
-        if same and device.casefold() in row["device"].casefold() and row["gradient_cache"] == gradient_cache:
-            return TrainingRate(
-                device=row["device"],
-                ranks=row["ranks"],
-                samples_per_s=row["samples_per_s"],
-                gradient_cache=row["gradient_cache"],
-                checkpoint_activations=row["checkpoint_activations"],
-                precision=row["precision"],
-                what=f"{row['what']} on {row['when']}",
-            )
+        same = all(name in row and row[name] == value for name, value in wanted.items())
+        if same and device.casefold() in row["device"].casefold():
+            what = f"{row['what']} on {row['when']}"
+            return TrainingRate(row["device"], row["ranks"], row["samples_per_s"], way, what)
     return None
+
+
+def _settled_rate(history: Sequence[Mapping[str, float]], batch_size: int) -> float:
+    """Samples a second between the first log entry, before which a training warms up, and the last."""
+    seconds = sum(
+        (entry["step"] - before["step"]) * batch_size / entry["samples_per_s"] for before, entry in pairwise(history)
+    )
+    return (history[-1]["step"] - history[0]["step"]) * batch_size / seconds
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:

@@ -1,7 +1,12 @@
 """What accelerators can do at most, from their makers' public data sheets: the base of MFU and of projected hours."""
 
+import platform
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,15 @@ DEVICES: tuple[Device, ...] = (
 
 LESS = re.compile(r"\b(MIG|Laptop|Max-Q|4090 D|vGPU)\b", re.IGNORECASE)
 """Names of slices and of slower kinds, which have their big sibling's name in theirs."""
+
+
+def name_of(device: "torch.device") -> str:
+    """A GPU's name, or the processor's."""
+    if device.type != "cuda":
+        return platform.processor() or platform.machine()
+    import torch
+
+    return str(torch.cuda.get_device_name(device))
 
 
 def device_named(name: str) -> Device | None:

@@ -23,6 +23,7 @@ from veclip_core.tracking import NoTracker, RunStatus, Tracker
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
 from veclip_core.training.data import Batch, Batches, pictures_for, tokenizer_for
+from veclip_core.training.devices import name_of
 from veclip_core.training.guards import TrainingDiverged, is_suspect, refuse_divergence, refuse_no_number
 from veclip_core.training.learner import CannotTrainSo, Learner
 from veclip_core.training.live import LiveMetrics
@@ -186,6 +187,7 @@ def _train(
             "batch_size": batch_size,
             "precision": precision,
             "device": world.device.type,
+            "device_name": name_of(world.device),
             "ranks": world.ranks,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

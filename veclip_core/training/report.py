@@ -76,6 +76,10 @@ class TrainReport:
     manifest_digest: str
     batch_size: int
     precision: str
+    device: str
+    """The leader's, by name, at its last start."""
+    ranks: int
+    """At its last start."""
     threads: int
     """Of the CPU, at its last start."""
     parameters: int
@@ -131,6 +135,8 @@ def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> T
         manifest_digest=state["manifest_digest"],
         batch_size=state["batch_size"],
         precision=state["precision"],
+        device=state.get("device_name", state["device"]),  # older checkpoints have the type alone
+        ranks=state["ranks"],
         threads=state["threads"],
         parameters=state["parameters"],
         vocab_size=state["vocab_size"],
