@@ -9,7 +9,6 @@ import logging
 import math
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -32,7 +31,7 @@ from veclip_core.training.model import architecture, precision_of
 from veclip_core.training.prefetch import Prefetched
 from veclip_core.training.process import StopSignal, TrainingInterrupted, repeatable
 from veclip_core.training.recipe import Recipe
-from veclip_core.training.report import Done, RunLabels, Runtime, TrainReport, report_of
+from veclip_core.training.report import Done, RunLabels, Runtime, Seen, TrainReport, report_of
 from veclip_core.training.saving import CheckpointWriter
 from veclip_core.training.texts import T5_HUB, T5Tokenizer, tokenizer_from_json
 from veclip_core.training.world import World
@@ -253,7 +252,7 @@ class _Run:
     live: LiveMetrics
     tracker: Tracker
     on_progress: Progress | None
-    seen: "_Seen" = field(default_factory=lambda: _Seen())
+    seen: Seen = field(default_factory=Seen)
 
     def until_done(self, done: Done, stop: StopSignal) -> Checkpoint:
         """Steps until the last or until a rank is asked to stop; the checkpoint saved then."""
@@ -321,23 +320,6 @@ class _Run:
         done.run_id = self.tracker.run_id or done.run_id
         state = {**self.fixed, "done": asdict(done), "loss_scaling": self.learner.loss_scaling()}
         self.writer.begin(done.step, self.learner, state)
-
-
-class _Seen:
-    """What this rank has read since it was last counted together with what the others have."""
-
-    def __init__(self) -> None:
-        self._fallbacks, self._unreadable, self._sources = 0, 0, Counter[str]()
-
-    def add(self, batch: Batch) -> None:
-        self._fallbacks += batch.fallbacks
-        self._unreadable += batch.unreadable
-        self._sources.update(batch.sources)
-
-    def count(self, done: Done, world: World) -> None:
-        for fallbacks, unreadable, sources in world.gathered((self._fallbacks, self._unreadable, self._sources)):
-            done.count(fallbacks, unreadable, sources)
-        self._fallbacks, self._unreadable, self._sources = 0, 0, Counter()
 
 
 def learning_rate_at(recipe: Recipe, step: int) -> float:

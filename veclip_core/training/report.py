@@ -4,10 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from veclip_core.training.checkpoint import Checkpoint
 from veclip_core.training.texts import T5_HUB
+from veclip_core.training.world import World
+
+if TYPE_CHECKING:
+    from veclip_core.training.data import Batch
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,23 @@ class Done:
         self.fallbacks += fallbacks
         self.unreadable += unreadable
         self.choices = dict(sorted((Counter(self.choices) + Counter(sources)).items()))
+
+
+class Seen:
+    """What this rank has read since it was last counted together with what the others have."""
+
+    def __init__(self) -> None:
+        self._fallbacks, self._unreadable, self._sources = 0, 0, Counter[str]()
+
+    def add(self, batch: "Batch") -> None:
+        self._fallbacks += batch.fallbacks
+        self._unreadable += batch.unreadable
+        self._sources.update(batch.sources)
+
+    def count(self, done: Done, world: World) -> None:
+        for fallbacks, unreadable, sources in world.gathered((self._fallbacks, self._unreadable, self._sources)):
+            done.count(fallbacks, unreadable, sources)
+        self._fallbacks, self._unreadable, self._sources = 0, 0, Counter()
 
 
 def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> TrainReport:
