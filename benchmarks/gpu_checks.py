@@ -120,7 +120,10 @@ def shard_some(options: Options) -> dict[str, float]:
 
     recipe = recipe_of(options.check, options.on)
     tokens_BL = BpeTokenizer(recipe.context_length)([f"picture {n}" for n in range(recipe.batch_size)]).to(options.on)
-    images_BCHW = torch.randn(recipe.batch_size, 3, recipe.image_size, recipe.image_size, device=options.on)
+    seeded = torch.Generator().manual_seed(0)
+    images_BCHW = torch.randn(recipe.batch_size, 3, recipe.image_size, recipe.image_size, generator=seeded).to(
+        options.on
+    )
     description = architecture(recipe, BpeTokenizer(recipe.context_length).vocab_size)
     dist.init_process_group("nccl" if options.on == "cuda" else "gloo")
     model = build_model(description).to(options.on).train()
