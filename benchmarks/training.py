@@ -294,28 +294,29 @@ def compare_gains(options: argparse.Namespace, common: Mapping[str, Any]) -> dic
 COMPARISONS = {"trainer": compare_trainer, "loader": compare_loader, "gains": compare_gains}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparison", nargs="?", choices=list(COMPARISONS))
-    parser.add_argument("--count", type=int, default=4_096, help="pictures")
+def main(arms: Mapping[str, Any], comparisons: Mapping[str, Any], about: str | None, count: int, pairs: int) -> None:
+    """A comparison on tars of made-up pictures, or one of its arms. `count` and `pairs` are defaults."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", nargs="?", choices=list(comparisons))
+    parser.add_argument("--count", type=int, default=count, help="pictures")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2, help="of our training")
-    parser.add_argument("--pairs", type=int, default=7)
-    add_arguments(parser, ARMS)
+    parser.add_argument("--threads", type=int, default=2, help="of our training in a single process")
+    parser.add_argument("--pairs", type=int, default=pairs)
+    add_arguments(parser, arms)
     options = parser.parse_args()
     if options.arm:
-        result: dict[str, Any] = ARMS[options.arm](options.options)
+        result: dict[str, Any] = arms[options.arm](options.options)
     elif options.comparison is None:
-        parser.error(f"say what to compare: {', '.join(COMPARISONS)}")
+        parser.error(f"say what to compare: {', '.join(comparisons)}")
     else:
         with tempfile.TemporaryDirectory() as folder:
             write_tars(Path(folder) / "world", options.count)
             common = {"folder": str(Path(folder) / "world"), "count": options.count, "batch": options.batch}
-            result = COMPARISONS[options.comparison](options, common)
+            result = comparisons[options.comparison](options, common)
         print(json.dumps(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(ARMS, COMPARISONS, __doc__, count=4_096, pairs=7)

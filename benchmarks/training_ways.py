@@ -9,17 +9,15 @@ Every arm is a fresh process; arms take turns, and who begins a pair alternates.
 # ruff: noqa: T201
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arms import add_arguments, measured
-from training import manifest_in, recipe_of, write_tars
+from arms import measured
+from training import main, manifest_in, recipe_of
 
 if TYPE_CHECKING:
     from veclip_core.training.recipe import Recipe
@@ -129,7 +127,7 @@ def compare_ranks(options: argparse.Namespace, common: Mapping[str, Any]) -> dic
         rates = {}
         for ranks in (1, 2) if pair % 2 == 0 else (2, 1):
             with tempfile.TemporaryDirectory() as out:
-                arm = {**common, "batch": options.batch, "ranks": ranks, "threads": 1, "out": out}
+                arm = {**common, "ranks": ranks, "threads": 1, "out": out}
                 rates[ranks] = measured(__file__, "ranks", **arm)["samples_per_s"]
         ratios.append(round(rates[2] / (2 * rates[1]), 3))
         print(f"  pair {pair + 1}: one rank {rates[1]:.1f}, two {rates[2]:.1f} samples/s: {ratios[-1]} of the ideal")
@@ -153,7 +151,7 @@ def compare_cache(options: argparse.Namespace, common: Mapping[str, Any]) -> dic
 
 def compare_resume(options: argparse.Namespace, common: Mapping[str, Any]) -> dict[str, Any]:
     ratios = []
-    both = {**common, "batch": options.batch, "threads": options.threads}
+    both = {**common, "threads": options.threads}
     for pair in range(options.pairs):
         with tempfile.TemporaryDirectory() as begun, tempfile.TemporaryDirectory() as empty:
             measured(__file__, "first_step", **both, out=begun, prepare=True)
@@ -168,28 +166,5 @@ def compare_resume(options: argparse.Namespace, common: Mapping[str, Any]) -> di
 COMPARISONS = {"ranks": compare_ranks, "cache": compare_cache, "resume": compare_resume}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparison", nargs="?", choices=list(COMPARISONS))
-    parser.add_argument("--count", type=int, default=1_024, help="pictures")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=2, help="of a single process")
-    parser.add_argument("--pairs", type=int, default=5)
-    add_arguments(parser, ARMS)
-    options = parser.parse_args()
-    if options.arm:
-        result: dict[str, Any] = ARMS[options.arm](options.options)
-    elif options.comparison is None:
-        parser.error(f"say what to compare: {', '.join(COMPARISONS)}")
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            write_tars(Path(folder) / "world", options.count)
-            common = {"folder": str(Path(folder) / "world"), "count": options.count}
-            result = COMPARISONS[options.comparison](options, common)
-        print(json.dumps(result))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main(ARMS, COMPARISONS, __doc__, count=1_024, pairs=5)
