@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.released_clip import WORDS, write_t5
+from tests.unit.encodings import assert_encoded_as_open_clip_does
 from tests.unit.training_world import TINY
 from veclip_core.training.losses import contrastive_loss
-from veclip_core.training.model import architecture, build_model, encode_texts
+from veclip_core.training.model import architecture, build_model
 from veclip_core.training.recipe import RECIPES, Recipe
 from veclip_core.training.texts import PAD, T5_END, T5Tokenizer, TokenizerMissing, tokenizer_from_json
 from veclip_core.training.transformers_clip import NotInTransformers, config_of, differences, parameters_of
@@ -105,19 +106,7 @@ def test_t5s_texts_encoded_by_length_are_open_clips(t5: T5Tokenizer, count: int)
     tokens_BL = t5(
         [" ".join(random.choice(["cat", "red", "house", "7"], int(n))) for n in random.integers(0, 9, count)]
     )
-    direction_BD = torch.from_numpy(random.normal(size=(count, 192)))
-    found = []
-    for encode in (
-        lambda: encode_texts(model, tokens_BL, torch.device("cpu")),
-        lambda: model.encode_text(tokens_BL, True),
-    ):
-        model.zero_grad()
-        texts_BD = encode()
-        (texts_BD * direction_BD).sum().backward()
-        found.append([texts_BD.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
-    assert len(found[0]) == len(found[1]) > 20
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert_encoded_as_open_clip_does(model, tokens_BL, random)
 
 
 def rows(count: int, seed: int) -> torch.Tensor:

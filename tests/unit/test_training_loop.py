@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.unit.encodings import assert_encoded_as_open_clip_does
 from tests.unit.training_world import COLOURS, TINY, draw, write_world
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.export import export_open_clip, load_for_evaluation
 from veclip_core.training.loop import TrainingDiverged, learning_rate_at, train
 from veclip_core.training.manifest_table import ManifestTable, load_manifest
-from veclip_core.training.model import architecture, build_model, encode_texts
+from veclip_core.training.model import architecture, build_model
 from veclip_core.training.recipe import ALT_TEXT_ONLY, SAMPLE
 from veclip_core.training.report import Runtime, TrainReport
 
@@ -137,20 +138,7 @@ def test_texts_encoded_by_length_are_open_clips(count: int) -> None:
     tokens_BL = torch.zeros(count, TINY.context_length, dtype=torch.int64)
     for row, length in zip(tokens_BL, random.integers(0, TINY.context_length - 1, count), strict=True):
         row[: length + 2] = torch.tensor([58, *random.integers(1, 58, length), 59])
-    direction_BD = torch.from_numpy(random.normal(size=(count, 192)))
-    found = []
-    for encode in (
-        lambda: encode_texts(model, tokens_BL, torch.device("cpu")),
-        lambda: model.encode_text(tokens_BL, True),
-    ):
-        model.zero_grad()
-        texts_BD = encode()
-        (texts_BD * direction_BD).sum().backward()
-        gradients = [p.grad.clone() for name, p in model.named_parameters() if p.grad is not None]
-        found.append([texts_BD.detach(), *gradients])
-    assert len(found[0]) == len(found[1]) > 20
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert_encoded_as_open_clip_does(model, tokens_BL, random)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_reason(manifest: ManifestTable, tmp_path: Path) -> None:
