@@ -105,7 +105,7 @@ def _describe(group: "Sequence[Evaluation]") -> dict[str, Any]:
         "pictures": len(evaluation_set),
         "captions": len(evaluation_set.captions),
         "splits": {split: int(mask.sum()) for split, mask in evaluation_set.splits.items()},
-        "classes": {label: len(set(names)) for label, names in evaluation_set.labels.items()},
+        "classes": {label: len(labelling.classes) for label, labelling in evaluation_set.labels.items()},
         "content": evaluation_set.content,
     }
 

@@ -15,7 +15,7 @@ from veclip_core.evaluation.metrics import Ranks, metric_statistics
 from veclip_core.evaluation.retrieval import retrieval_ranks
 from veclip_core.evaluation.sets import EvaluationSet
 from veclip_core.evaluation.statistics import Drawn, draw, draw_weights
-from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, class_embeddings, class_ranks, readable
+from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, class_embeddings, class_ranks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,18 +133,17 @@ def _embed(
         "pictures": in_batches(range(len(evaluation_set)), "pictures", encode_rows),
         "captions": encode_text(list(evaluation_set.captions)),
     }
-    for label, names in evaluation_set.labels.items():
-        classes = [readable(name) for name in sorted(set(names))]
-        embeddings[f"classes_{label}"] = class_embeddings(encode_text, classes, config.templates)
+    for label, labelling in evaluation_set.labels.items():
+        templates = labelling.templates or config.templates
+        embeddings[f"classes_{label}"] = class_embeddings(encode_text, labelling.classes, templates)
     return embeddings
 
 
 def _ranks(embeddings: dict[str, np.ndarray], evaluation_set: EvaluationSet) -> Ranks:
     found = retrieval_ranks(embeddings["pictures"], embeddings["captions"], evaluation_set.caption_picture_M)
     classes = {}
-    for label, names in evaluation_set.labels.items():
-        target_N = np.unique(names, return_inverse=True)[1]
-        classes[label] = class_ranks(embeddings["pictures"], embeddings[f"classes_{label}"], target_N)
+    for label, labelling in evaluation_set.labels.items():
+        classes[label] = class_ranks(embeddings["pictures"], embeddings[f"classes_{label}"], labelling.target_N)
     return Ranks(found.i2t_N, found.t2i_M, classes)
 
 

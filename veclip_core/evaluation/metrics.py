@@ -58,10 +58,10 @@ def metric_statistics(ranks: Ranks, evaluation_set: EvaluationSet) -> dict[str, 
         **ways,
     }
     for label, rank_N in ranks.classes.items():
-        for k in _tops(len(set(evaluation_set.labels[label]))):
+        for k in _tops(len(evaluation_set.labels[label].classes)):
             found[f"zeroshot_top{k}_{label}"] = statistics.ratio(100.0 * (rank_N <= k))
         found[f"zeroshot_per_class_{label}"] = statistics.mean_per_class(
-            100.0 * (rank_N <= 1), np.array(evaluation_set.labels[label])
+            100.0 * (rank_N <= 1), evaluation_set.labels[label].target_N
         )
     return found
 
@@ -85,8 +85,8 @@ def chance(evaluation_set: EvaluationSet, split: str) -> dict[str, float]:
         "mean_rank": float(np.mean(list(ways.values()))),
         **ways,
     }
-    for label, names in evaluation_set.labels.items():
-        classes = len(set(names))
+    for label, labelling in evaluation_set.labels.items():
+        classes = len(labelling.classes)
         for k in _tops(classes):
             found[f"zeroshot_top{k}_{label}"] = 100 * k / classes
         found[f"zeroshot_per_class_{label}"] = 100 / classes

@@ -3,15 +3,18 @@
 Legend of the shapes: N pictures, M captions, `caption_picture_M[m]` is the row of the picture that caption m describes.
 """
 
+import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from veclip_core import storage
 from veclip_core.config import digest_of
+from veclip_core.evaluation.zeroshot import readable
 from veclip_core.mendable import Mendable
 
 if TYPE_CHECKING:
@@ -26,41 +29,88 @@ class EvaluationSetError(Mendable, ValueError):
 
 
 @dataclass(frozen=True)
+class PicturePlace:
+    """Where a picture's bytes are: a file, or a stretch of one (a member of a tar)."""
+
+    address: str
+    """Path or address."""
+    offset: int = 0
+    length: int | None = None
+    """None: to the end."""
+
+    def read(self) -> bytes:
+        """Raises OSError where there is none."""
+        end = None if self.length is None else self.offset + self.length
+        return storage.read_bytes(self.address, self.offset, end)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """One way to name the pictures by classes; C classes."""
+
+    classes: tuple[str, ...]
+    """The texts of the classes, in the set's own order. One without a picture is still a choice for every picture."""
+    target_N: np.ndarray
+    """Class of each picture, an index of `classes`."""
+    templates: tuple[str, ...] | None = None
+    """The set's own; None takes those of the evaluation's configuration."""
+
+    @classmethod
+    def of_names(cls, names: Sequence[str]) -> "Labelling":
+        """Classes in the order of their names, each with a picture."""
+        found, target_N = np.unique(names, return_inverse=True)
+        return cls(tuple(readable(name) for name in found.tolist()), target_N)
+
+
+@dataclass(frozen=True)
 class EvaluationSet:
-    """N pictures with M captions. Pictures are opened when needed; everything else is in memory."""
+    """N pictures with M captions (none where only classes are known). Pictures are opened when needed; everything else is in
+    memory."""
 
     name: str
     ids: tuple[str, ...]
-    files: tuple[Path, ...]
+    pictures: tuple[PicturePlace, ...]
     captions: tuple[str, ...]
     caption_picture_M: np.ndarray
-    labels: Mapping[str, tuple[str, ...]]
-    """By labelling (e.g. "subgroup"): the class name of each picture."""
+    labels: Mapping[str, Labelling]
+    """By name, e.g. "subgroup"."""
     splits: Mapping[str, np.ndarray]
     """By split: a mask over pictures. "all" is always there."""
     content: str
     """Digest of the pictures, captions, labels and splits."""
+    right_M: np.ndarray | None = None
+    """Of a choice among each picture's captions, as in SugarCrepe: which are right. None: all are."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """What reading it counted, such as `duplicate_pictures`: told wherever its scores are."""
 
     def __post_init__(self) -> None:
-        pictures, captions = len(self.files), len(self.captions)
-        lengths = [len(self.ids), *(len(x) for x in self.labels.values()), *(len(x) for x in self.splits.values())]
+        pictures, captions = len(self.pictures), len(self.captions)
+        lengths = [len(self.ids), *(len(x.target_N) for x in self.labels.values()), *map(len, self.splits.values())]
         if pictures < 2 or any(length != pictures for length in lengths) or len(self.caption_picture_M) != captions:
             raise EvaluationSetError(f"{self.name}: ids, labels, splits and captions do not match {pictures} pictures")
-        if set(np.unique(self.caption_picture_M).tolist()) != set(range(pictures)):
+        if not captions and not self.labels:
+            raise EvaluationSetError(f"{self.name}: there are neither captions nor classes to evaluate by")
+        if captions and set(np.unique(self.caption_picture_M).tolist()) != set(range(pictures)):
             raise EvaluationSetError(
                 f"{self.name}: every picture needs at least one caption, and every caption a picture"
             )
+        for name, labelling in self.labels.items():
+            if labelling.target_N.min() < 0 or labelling.target_N.max() >= len(labelling.classes):
+                raise EvaluationSetError(
+                    f"{self.name}: the labels {name} go from {labelling.target_N.min()} to {labelling.target_N.max()}, and there"
+                    f" are {len(labelling.classes)} classes"
+                )
         if "all" not in self.splits or not all(mask.any() for mask in self.splits.values()):
             raise EvaluationSetError(f"{self.name}: the split 'all' is missing, or a split is empty")
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.pictures)
 
     def open_picture(self, row: int) -> "Image":
         """The picture as RGB; transparent pixels become white."""
         from PIL import Image
 
-        with Image.open(self.files[row]) as picture:
+        with Image.open(io.BytesIO(self.pictures[row].read())) as picture:
             if picture.mode == "RGB":
                 return picture.copy()
             with_alpha = picture.convert("RGBA")
@@ -70,7 +120,7 @@ class EvaluationSet:
     @cached_property
     def captions_of(self) -> tuple[tuple[str, ...], ...]:
         """The captions of each picture, in order."""
-        grouped: list[list[str]] = [[] for _ in self.files]
+        grouped: list[list[str]] = [[] for _ in self.pictures]
         for caption, row in zip(self.captions, self.caption_picture_M, strict=True):
             grouped[row].append(caption)
         return tuple(tuple(captions) for captions in grouped)
@@ -89,10 +139,10 @@ def ragged_set(
     return EvaluationSet(
         name=name,
         ids=tuple(file.stem for file in files),
-        files=tuple(files),
+        pictures=tuple(PicturePlace(str(file)) for file in files),
         captions=tuple(text for texts in captions for text in texts),
         caption_picture_M=np.repeat(np.arange(len(counts)), counts),
-        labels={key: tuple(values) for key, values in (labels or {}).items()},
+        labels={key: Labelling.of_names(values) for key, values in (labels or {}).items()},
         splits={"all": np.ones(len(files), dtype=bool)},
         content=digest_of([content, [list(texts) for texts in captions]]),
     )
@@ -122,10 +172,10 @@ def read_openmoji(folder: Path) -> EvaluationSet:
     return EvaluationSet(
         name="openmoji",
         ids=tuple(row["hexcode"] for row in rows),
-        files=files,
+        pictures=tuple(PicturePlace(str(file)) for file in files),
         captions=tuple(row["caption"] for row in rows),
         caption_picture_M=np.arange(len(rows)),
-        labels={label: tuple(row[label] for row in rows) for label in ("group", "subgroup")},
+        labels={label: Labelling.of_names([row[label] for row in rows]) for label in ("group", "subgroup")},
         splits={split: mask for split, mask in splits.items() if mask.any()},
         content=digest_of([[row[column] for column in ITEM_COLUMNS if column != "file"] for row in rows]),
     )
