@@ -149,6 +149,7 @@ def _of_training(report: TrainReport) -> dict[str, dg.MetadataValue]:
         "caption_sources": metadata.counts_table(report.choices, "source"),
         "fallbacks": dg.MetadataValue.int(report.fallbacks),
         "unreadable": dg.MetadataValue.int(report.unreadable),
+        "truncated": dg.MetadataValue.int(report.truncated),
         "curves": metadata.panels(curves_of(report.history)),
     }
 

@@ -54,6 +54,8 @@ class Batch:
     fallbacks: int
     unreadable: int
     """Samples whose picture could not be read: others of the batch are there twice instead."""
+    truncated: int
+    """Texts that were longer than the recipe's context."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,17 @@ class Batches:
         ]
         texts = tuple(text for text, _, _ in drawn)
         images_BHWC = self._cropped(pictures_BSSC, step)
+        encoded = self.tokenizer.encode(texts)
         return Batch(
             step=step,
             epoch=epoch,
             images_BCHW=torch.from_numpy(images_BHWC).permute(0, 3, 1, 2),
-            tokens_BL=self.tokenizer(texts),
+            tokens_BL=encoded.ids_BL,
             texts=texts,
             sources=Counter(source for _, source, _ in drawn),
             fallbacks=sum(fell_back for _, _, fell_back in drawn),
             unreadable=len(problems),
+            truncated=encoded.truncated,
         )
 
     def _stand_ins(self, count: int, problems: Mapping[int, str]) -> np.ndarray:
