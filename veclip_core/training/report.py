@@ -94,6 +94,8 @@ class TrainReport:
     """Steps found done when this start began; 0 for an undisturbed run."""
     history: tuple[Mapping[str, float], ...]
     """The logged metrics, each with its `step`."""
+    rows: int | None = None
+    """Of the manifest that were read, a fraction of it perhaps; None of a training from before they were counted."""
 
 
 @dataclass
@@ -173,4 +175,5 @@ def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> T
         vocab_size=state["vocab_size"],
         resumed_at=resumed_at,
         history=tuple(done.history),
+        rows=state.get("rows"),
     )
