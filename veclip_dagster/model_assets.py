@@ -168,7 +168,7 @@ def result_of_report(made: MadeReport, settings: Settings) -> dg.MaterializeResu
         metadata={
             "report": dg.MetadataValue.path(made.report_uri),
             "results": dg.MetadataValue.path(made.results_uri),
-            "scores": _scores_table(made.results),
+            "scores": scores_table(made.results),
             **mlflow_links(settings, made.run_ids),
             **_headline_numbers(made.results),
         },
@@ -189,7 +189,7 @@ def _headline_numbers(results: Mapping[str, Any]) -> dict[str, dg.MetadataValue]
     }
 
 
-def _scores_table(results: Mapping[str, Any]) -> dg.MetadataValue:
+def scores_table(results: Mapping[str, Any]) -> dg.MetadataValue:
     records = [
         dg.TableRecord(
             {
