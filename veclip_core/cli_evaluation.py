@@ -121,7 +121,7 @@ def reproduce(set_: SetOption = None) -> None:
 
     Evaluates what is given: checkpoints by VECLIP_RELEASED_CHECKPOINTS (a folder of zips, or paths and addresses with commas between)
     or in VECLIP_ROOT/released/checkpoints, sets by --set, by VECLIP_EVALUATION_SETS or in VECLIP_ROOT/released/sets. Names the rest with the
-    command that gets it. Exit code 1 when a score does not hold.
+    command that gets it. The texts need T5's tokenizer (VECLIP_T5_TOKENIZER). Exit code 1 when a score does not hold.
     """
     from veclip_core.pipeline import reproduction
 
@@ -150,7 +150,9 @@ def _tell(made: "MadeEvaluation") -> None:
 
 
 def _tell_missing(given: "Given") -> None:
+    from veclip_core.pipeline.reproduction import STANDING
+
     if given.missing:
-        typer.echo("\nNot given, and how to get it (see the licence of each):")
+        typer.echo(f"\nNot given, with the command that gets it. {STANDING}")
     for one in given.missing:
-        typer.echo(f"  {one.name}: {one.note}\n    {one.command}")
+        typer.echo(f"  {one.name}{f' ({one.listed})' if one.listed else ''}\n    {one.command}")

@@ -194,12 +194,13 @@ def scores_table(results: Mapping[str, Any]) -> dg.MetadataValue:
         dg.TableRecord(
             {
                 "model": row["model"],
+                "set": row["set"],
                 "metric": row["metric"],
                 "better": better(row["metric"]),
                 "value": round(row["value"], 3),
                 "low": round(row["low"], 3),
                 "high": round(row["high"], 3),
-                "chance": round(row["chance"], 3),
+                "chance": None if row["chance"] is None else round(row["chance"], 3),
                 "n": row["n"],
             }
         )

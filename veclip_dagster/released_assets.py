@@ -131,5 +131,5 @@ def _missing(found: reproduction.Given) -> dict[str, dg.MetadataValue]:
     """What was not given, with the command that gets it."""
     if not found.missing:
         return {}
-    rows = [dg.TableRecord({"missing": one.name, "command": one.command, "note": one.note}) for one in found.missing]
+    rows = [dg.TableRecord({"missing": one.name, "command": one.command, "listed": one.listed}) for one in found.missing]
     return {"missing": dg.MetadataValue.table(rows)}

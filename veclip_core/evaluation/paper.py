@@ -216,8 +216,10 @@ def _size_note(pictures: int, published: int) -> Sequence[str]:
 
 
 def _rows_note(release: Release, column: str) -> Sequence[str]:
-    others = ", ".join(f"{getattr(row, column):.2f} ({row.data})" for row in release.further)
-    return [f"the release links this file from {others} too: held against {release.row.data}"] if others else []
+    if not release.further:
+        return []
+    rows = ", ".join(f"{row.data} {getattr(row, column):.2f}" for row in (release.row, *release.further))
+    return [f"the README links this file from {1 + len(release.further)} rows ({rows}): held against the first of these"]
 
 
 def _misprint(row: PaperRow, column: str) -> str | None:

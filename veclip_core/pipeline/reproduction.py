@@ -30,11 +30,15 @@ class HubSet:
 
 
 HUB_SETS = {
-    "coco": HubSet("clip-benchmark/wds_mscoco_captions", "test/0.tar to 4.tar, 0.84 GB"),
-    "flickr30k": HubSet("clip-benchmark/wds_flickr30k", "test/0.tar to 4.tar, 0.15 GB; 1,000 rows"),
-    "imagenet": HubSet("clip-benchmark/wds_imagenet1k", "that it is there and has a split test, not its files"),
-    "imagenetv2": HubSet("clip-benchmark/wds_imagenetv2", "test, classnames.txt and templates, not their size"),
+    "coco": HubSet("clip-benchmark/wds_mscoco_captions", "test/0.tar to test/4.tar, 0.84 GB"),
+    "flickr30k": HubSet("clip-benchmark/wds_flickr30k", "test/0.tar to test/4.tar, 0.15 GB, 1,000 rows"),
+    "imagenet": HubSet("clip-benchmark/wds_imagenet1k", "a split test, but not its files"),
+    "imagenetv2": HubSet("clip-benchmark/wds_imagenetv2", "test, class names and templates, but not their size"),
 }
+STANDING = (
+    "Not fetched here: the checkpoints' addresses are those of the README of apple/ml-veclip, and of the sets is said what the hub"
+    " lists. Mind the licence of each."
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Missing:
     name: str
     command: str
     """That gets it to where the next run finds it."""
-    note: str
+    listed: str
+    """What the hub lists of a set."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,13 @@ def given(settings: Settings, sets: Sequence[str] = ()) -> Given:
             "checkpoint",
             name,
             f"curl -fL --create-dirs -o {shlex.quote(storage.join(folder, f'{name}.zip'))} {one.address}",
-            "the address is from the README of apple/ml-veclip; not fetched here",
+            "",
         )
         for name, one in RELEASED.items()
         if name not in checkpoints
     ]
     absent += [
-        Missing("set", name, _set_command(settings, name), f"seen in the hub's listing: {one.seen}; not fetched here")
+        Missing("set", name, _set_command(settings, name), f"listed: {one.seen}")
         for name, one in HUB_SETS.items()
         if name not in found
     ]
