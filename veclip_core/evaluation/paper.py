@@ -3,6 +3,7 @@
 R@1 of zero-shot retrieval (I->T and T->I) and zero-shot accuracy, percent. Source: README of apple/ml-veclip (arXiv 2310.07699).
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,6 +65,65 @@ MISPRINTS = (
     ),
     Misprint("12M", "CLIP-B/16", "flickr30k_t2i_r1", "290.6", "‡", "printed as 290.6, read as 29.06"),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PaperSet:
+    """An evaluation set of the table."""
+
+    names: tuple[str, ...]
+    """By which it is recognised: case, `-` and a leading `wds_` don't matter."""
+    metrics: Mapping[str, str]
+    """Column to our metric; of a classification without the name of the classes."""
+    pictures: int
+
+
+PAPER_SETS = {
+    "coco": PaperSet(
+        ("coco", "mscoco", "mscoco_captions", "coco_captions"),
+        {"coco_i2t_r1": "i2t_r@1", "coco_t2i_r1": "t2i_r@1"},
+        pictures=5_000,
+    ),
+    "flickr30k": PaperSet(
+        ("flickr30k",), {"flickr30k_i2t_r1": "i2t_r@1", "flickr30k_t2i_r1": "t2i_r@1"}, pictures=1_000
+    ),
+    "imagenet": PaperSet(("imagenet", "imagenet1k"), {"imagenet": "zeroshot_top1"}, pictures=50_000),
+    "imagenetv2": PaperSet(("imagenetv2", "imagenet_v2"), {"imagenet_v2": "zeroshot_top1"}, pictures=10_000),
+}
+
+TOLERANCE = 0.3
+"""Points between a measured and a published score that still count as the same."""
+
+
+@dataclass(frozen=True)
+class PaperVerdict:
+    """One measured score beside the published one; percent points."""
+
+    model: str
+    set: str
+    column: str
+    metric: str
+    measured: float
+    published: float
+    tolerance: float
+    misprint: str | None
+    """Why the published number is not to be trusted: then there is no verdict."""
+    note: str | None = None
+    """What else is to be known: the set is not of the published size, or the checkpoint has several rows."""
+
+    @property
+    def difference(self) -> float:
+        return round(self.measured - self.published, 6)  # 22.6 - 22.3 is more than 0.3 otherwise
+
+    @property
+    def holds(self) -> bool | None:
+        return None if self.misprint else abs(self.difference) <= self.tolerance
+
+
+def paper_set(name: str) -> str | None:
+    """Which of the table's sets one of that name is."""
+    plain = name.lower().replace("-", "_").removeprefix("wds_")
+    return next((of for of, one in PAPER_SETS.items() if plain in one.names), None)
 
 
 def reference() -> dict[str, Any]:
