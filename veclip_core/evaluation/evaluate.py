@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -63,6 +63,8 @@ class Evaluation:
     """By (split, metric): the value and its bootstrap draws; models of one set share the draws."""
     scores: tuple[dict[str, Any], ...] = field(repr=False)
     """Rows {model, set, split, metric, value, low, high, n, seed, chance}; percent; intervals over queries."""
+    classes: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """By labelling: an embedding of each class, [C, D]."""
 
     def metric(self, name: str, split: str = "all") -> float:
         """The value of one metric, in percent."""
@@ -105,6 +107,7 @@ def evaluate(
         ranks=ranks,
         drawn=_draw(ranks, evaluation_set, config),
         scores=(),
+        classes={label: embeddings[f"classes_{label}"] for label in evaluation_set.labels},
     )
     return replace(evaluation, scores=tuple(score_rows([evaluation], seed=seed)))
 
