@@ -18,17 +18,18 @@ commands = typer.Typer()
 EXAMPLES = """
 Zero-shot scores of any models on any sets, with intervals, and a page that shows them.
 
-Your own pictures with a csv of captions (columns `file` and `caption`; several rows a picture are several captions), or with a folder
-a class:
+Your own pictures: a csv with the columns `file` and `caption` beside them (several rows of a file are several captions of it), or a
+folder that holds a folder a class:
 
 \b
-    veclip evaluate --model veclip_sample --model clip_sample --set mine=photos/captions.csv
-    veclip evaluate --model hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K --set mine=photos-by-class
+  veclip evaluate --model veclip_sample --set mine=photos/captions.csv
+  veclip evaluate --model openai/clip-vit-base-patch16 --set photos-by-class
 
-Apple's released checkpoint beside OpenAI's:
+A released checkpoint beside another model:
 
 \b
-    veclip evaluate --model veclip_b16_12m.zip --model openai/clip-vit-base-patch16 --set coco=/data/wds_mscoco_captions
+  veclip evaluate --model veclip_b16_12m.zip --model clip=openai/clip-vit-base-patch16 \\
+      --set coco=/data/wds_mscoco_captions --baseline clip
 
 Pictures and texts are embedded once for each model and set: a second evaluation reads what the first kept, and one that was stopped
 goes on.
