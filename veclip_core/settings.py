@@ -70,6 +70,8 @@ class Settings(BaseModel):
     """For `faces`: the file of YuNet's weights (face_detection_yunet_2023mar.onnx of opencv_zoo)."""
     known_hashes: str = ""
     """For `known`: a text file, local or remote, of SHA-256 or PDQ hashes in hex, one a line."""
+    evaluation_sets: str = ""
+    """A YAML file, local or remote, of evaluation sets by name."""
     captioner: str = ""
     """The pair of models in place of the scale's own: `sample`, `default`, `paper`, `modern`, `one-pass` or `released`."""
     describer: str = ""
