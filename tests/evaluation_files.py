@@ -44,7 +44,9 @@ def write_class_tars(folder: Path, pictures: int = 24, classes: Sequence[str] = 
     ]
     _write(folder, members, "classification")
     (folder / "classnames.txt").write_text("\n".join(classes) + "\n")
-    (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c} thing.\na drawing of a {c} thing.\n")
+    (folder / "zeroshot_classification_templates.txt").write_text(
+        "a photo of a {c} thing.\na drawing of a {c} thing.\n"
+    )
     return folder
 
 

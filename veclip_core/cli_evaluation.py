@@ -18,8 +18,8 @@ commands = typer.Typer()
 EXAMPLES = """
 Zero-shot scores of any models on any sets, with intervals, and a page that shows them.
 
-Your own pictures: a csv with the columns `file` and `caption` beside them (several rows of a file are several captions of it), or a
-folder that holds a folder a class:
+Your own pictures: a csv beside them with the columns `file` and `caption` (several rows of a file are its captions), or a folder of
+folders, one a class:
 
 \b
   veclip evaluate --model veclip_sample --set mine=photos/captions.csv
@@ -28,8 +28,9 @@ folder that holds a folder a class:
 A released checkpoint beside another model:
 
 \b
-  veclip evaluate --model veclip_b16_12m.zip --model clip=openai/clip-vit-base-patch16 \\
-      --set coco=/data/wds_mscoco_captions --baseline clip
+  veclip evaluate --model veclip_b16_12m.zip \\
+      --model clip=openai/clip-vit-base-patch16 --baseline clip \\
+      --set coco=/data/wds_mscoco_captions
 
 Pictures and texts are embedded once for each model and set: a second evaluation reads what the first kept, and one that was stopped
 goes on.
@@ -63,33 +64,43 @@ def evaluate(
         ),
     ],
     baseline: Annotated[
-        str, typer.Option(help="The model whose scores are subtracted from the others'; by default the first of several.")
+        str,
+        typer.Option(help="The model whose scores are subtracted from the others'; by default the first of several."),
     ] = "",
     seed: Annotated[
-        list[int] | None, typer.Option(help="Seed of trained assets, 0 by default; repeated: several trainings of each.")
+        list[int] | None,
+        typer.Option(help="Seed of trained assets, 0 by default; repeated: several trainings of each."),
     ] = None,
     name: Annotated[str, typer.Option(help="Of the page and results in VECLIP_ROOT/reports.")] = "",
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help="A text with {} in a class's place, such as 'a photo of a {}.', for sets that bring none of their own. May be"
-            " repeated."
+            help="A text with {} in a class's place, such as 'a photo of a {}.', for sets that bring none of their own; by default"
+            " open_clip's simple ones. May be repeated."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
 ) -> None:
-    from veclip_core.evaluation.evaluate import EvaluationConfig
     from veclip_core.pipeline.models import models_named
-    from veclip_core.pipeline.models_evaluation import Asked, as_file_name, evaluate_models, report_name
-    from veclip_core.pipeline.sets import set_named
+    from veclip_core.pipeline.models_evaluation import (
+        Asked,
+        as_file_name,
+        config_for,
+        evaluate_models,
+        report_name,
+        sets_named,
+    )
 
-    if unfilled := [text for text in template or () if text.count("{}") != 1]:
-        raise typer.BadParameter(f"--template {unfilled[0]!r} must have one {{}}, where the class goes")
     settings = Settings.from_environment()
     models = models_named(model, settings, tuple(dict.fromkeys(seed or [0])))
-    sets = [set_named(told, settings) for told in set_]
+    sets = sets_named(set_, settings)
     names = list(dict.fromkeys(one.candidate.name for one in models))
-    options = {"--model": model, "--set": set_, "--baseline": [baseline] if baseline else [], "--template": template or []}
+    options = {
+        "--model": model,
+        "--set": set_,
+        "--baseline": [baseline] if baseline else [],
+        "--template": template or [],
+    }
     options |= {"--seed": [str(one) for one in seed or []], "--name": [name] if name else []}
     words = [word for option, values in options.items() for value in values for word in (option, _shown(value))]
     made = evaluate_models(
@@ -100,8 +111,8 @@ def evaluate(
             as_file_name(name) if name else report_name(models, sets),
             f"{', '.join(names)} on {', '.join(one.name for one in sets)}",
             [shlex.join(["veclip", "evaluate", *words])],
+            config_for(sets, template or ()),
             baseline or (names[0] if len(names) > 1 else None),
-            EvaluationConfig(templates=tuple(template)) if template else None,
         ),
     )
     if as_json:
@@ -120,9 +131,10 @@ def _shown(told: str) -> str:
 def reproduce(set_: SetOption = None) -> None:
     """The paper's released checkpoints on the paper's sets, beside the published rows: the same within 0.3 points?
 
-    Evaluates what is given: checkpoints by VECLIP_RELEASED_CHECKPOINTS (a folder of zips, or paths and addresses with commas between)
-    or in VECLIP_ROOT/released/checkpoints, sets by --set, by VECLIP_EVALUATION_SETS or in VECLIP_ROOT/released/sets. Names the rest with the
-    command that gets it. The texts need T5's tokenizer (VECLIP_T5_TOKENIZER). Exit code 1 when a score does not hold.
+    Evaluates what is given: checkpoints by VECLIP_RELEASED_CHECKPOINTS (a folder of zips, or paths and addresses with commas
+    between) or in VECLIP_ROOT/released/checkpoints; sets by --set, VECLIP_EVALUATION_SETS or in VECLIP_ROOT/released/sets. Names
+    the rest with the command that gets it. The texts need T5's tokenizer (VECLIP_T5_TOKENIZER). Exit code 1 when a score does not
+    hold.
     """
     from veclip_core.pipeline import reproduction
 

@@ -45,8 +45,8 @@ class Settings(BaseModel):
     released_captions: str = ""
     """The list of the released caption files (a text file of addresses) that `released_captions_300m` fetches."""
     released_checkpoints: str = ""
-    """The paper's released checkpoints for `veclip reproduce`: a folder of zips or unpacked ones, or a list of paths and addresses with
-    commas between; by default `released/checkpoints` in the root."""
+    """The paper's released checkpoints: a folder of zips or unpacked ones, or paths and addresses with commas between; by default
+    `released/checkpoints` in the root."""
     blocked_domains: str = ""
     """A file of domains, one a line, that are never asked; local or remote."""
     licence: str = ""

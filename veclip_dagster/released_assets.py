@@ -90,8 +90,8 @@ def released_checkpoints(veclip: VeclipResource) -> dg.MaterializeResult:
     kinds={"pytorch", "mlflow"},
     owners=["team:research"],
     pool="gpu",
-    description="The released checkpoints on the paper's sets, as far as both are given: each score beside the published one, with a"
-    f" verdict at {TOLERANCE} points.",
+    description="The released checkpoints on the paper's sets, as far as both are given: each score beside the published one, with"
+    f" a verdict at {TOLERANCE} points.",
 )
 def released_report(veclip: VeclipResource) -> dg.MaterializeResult:
     with clear_failures():
@@ -131,5 +131,7 @@ def _missing(found: reproduction.Given) -> dict[str, dg.MetadataValue]:
     """What was not given, with the command that gets it."""
     if not found.missing:
         return {}
-    rows = [dg.TableRecord({"missing": one.name, "command": one.command, "listed": one.listed}) for one in found.missing]
+    rows = [
+        dg.TableRecord({"missing": one.name, "command": one.command, "listed": one.listed}) for one in found.missing
+    ]
     return {"missing": dg.MetadataValue.table(rows)}

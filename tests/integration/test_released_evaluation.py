@@ -5,22 +5,22 @@ A stand-in's weights are random (tests/released_clip.py): what is looked at is w
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner, Result
 
 from tests.conftest import deployment_at
-from tests.evaluation_files import write_class_tars, write_folder_and_csv, write_retrieval_tars
+from tests.evaluation_files import picture, write_class_tars, write_folder_and_csv, write_retrieval_tars
 from tests.released_clip import write_folder, write_t5, write_zip
 from tests.servers import free_port
 from tests.unit.clip_models import write_huggingface_clip
 from tests.unit.saved_checkpoints import write_checkpoint
 from tests.unit.training_world import TINY
-from veclip_core import networks
 from veclip_core.captioning.engines.weights import WeightsMissing
 from veclip_core.cli import app
 from veclip_core.evaluation.paper import RELEASED
@@ -36,6 +36,8 @@ from veclip_core.shards import NotMadeYet
 from veclip_core.tracking import MlflowTracker, client_for
 from veclip_core.training.model import architecture
 from veclip_core.training.texts import SampleTokenizer, TokenizerMissing
+from veclip_dagster.released_assets import released_checkpoints, released_report
+from veclip_dagster.resources import VeclipResource
 
 Veclip = Callable[..., Result]
 
@@ -56,7 +58,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for name, value in {"ROOT": tmp_path / "root", "CACHE": tmp_path / "cache", "T5_TOKENIZER": files / "t5", "THREADS": 1}.items():
+    for name, value in {
+        "ROOT": tmp_path / "root",
+        "CACHE": tmp_path / "cache",
+        "T5_TOKENIZER": files / "t5",
+        "THREADS": 1,
+    }.items():
         monkeypatch.setenv(f"VECLIP_{name}", str(value))
     for name in ("MLFLOW", "RELEASED_CHECKPOINTS", "EVALUATION_SETS"):
         monkeypatch.delenv(f"VECLIP_{name}", raising=False)
@@ -64,7 +71,7 @@ def settings(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Se
 
 
 @pytest.fixture
-def veclip(settings: Settings) -> Iterator[Veclip]:
+def veclip(settings: Settings) -> Veclip:
     """The command in this process; what a person can mend is raised."""
 
     def run(*words: object) -> Result:
@@ -74,7 +81,7 @@ def veclip(settings: Settings) -> Iterator[Veclip]:
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
         return result
 
-    yield run
+    return run
 
 
 def results_of(settings: Settings, name: str) -> dict[str, Any]:
@@ -82,12 +89,22 @@ def results_of(settings: Settings, name: str) -> dict[str, Any]:
     return found
 
 
+def embedded(settings: Settings) -> dict[str, int]:
+    """The files of embeddings, and when each was written."""
+    found = Path(settings.root).glob("evaluation/*/embed/**/*.success.json")
+    times = {str(path): path.stat().st_mtime_ns for path in found}
+    assert times
+    return times
+
+
 def test_nothing_given_is_said_with_every_command(veclip: Veclip, settings: Settings) -> None:
     result = veclip("reproduce")
     assert result.exit_code == 0
     assert "Nothing was evaluated: no checkpoint and no set" in result.output
     for name, one in RELEASED.items():
-        assert f"curl -fL --create-dirs -o {settings.root}/released/checkpoints/{name}.zip {one.address}" in result.output
+        assert (
+            f"curl -fL --create-dirs -o {settings.root}/released/checkpoints/{name}.zip {one.address}" in result.output
+        )
     for name in ("wds_mscoco_captions", "wds_flickr30k", "wds_imagenet1k", "wds_imagenetv2"):
         assert f"hf download clip-benchmark/{name} --repo-type dataset" in result.output
     assert not (Path(settings.root) / "reports").exists()
@@ -127,11 +144,10 @@ def test_what_is_given_stands_beside_the_papers_rows(
         near = {"coco_i2t_r1": 0.29, "coco_t2i_r1": -0.29, "imagenet": 0.0}
         row = replace(RELEASED[name].row, **{column: value + near[column] for column, value in measured.items()})
         monkeypatch.setitem(RELEASED, name, replace(RELEASED[name], row=row))
-    encoded: list[int] = []
-    monkeypatch.setattr(networks, "open_network", lambda *_: encoded.append(1))
+    kept = embedded(settings)
     again = veclip("reproduce", *sets)
     assert again.exit_code == 0
-    assert not encoded, "nothing is embedded twice"
+    assert embedded(settings) == kept, "nothing is embedded twice"
     assert [one["holds"] for one in results_of(settings, "released")["verdicts"]] == [True] * 6
 
 
@@ -160,7 +176,9 @@ def test_names_that_are_not_the_releases_are_refused(
 def test_own_folder_and_csv_by_the_command_line(files: Path, tmp_path: Path) -> None:
     """As a person types it, in a process of its own; the second time nothing is embedded."""
     model = write_huggingface_clip(tmp_path / "a model")
-    deployment = deployment_at(tmp_path / "root", tmp_path / "cache", VECLIP_T5_TOKENIZER=str(files / "t5"), VECLIP_MLFLOW="off")
+    deployment = deployment_at(
+        tmp_path / "root", tmp_path / "cache", VECLIP_T5_TOKENIZER=str(files / "t5"), VECLIP_MLFLOW="off"
+    )
     command = (
         "veclip", "evaluate", "--model", f"theirs={model}", "--model", str(files / "zips" / "veclip_b16_3m.zip"),
         "--set", f"mine={files / 'mine' / 'captions.csv'}", "--name", "first",
@@ -171,11 +189,10 @@ def test_own_folder_and_csv_by_the_command_line(files: Path, tmp_path: Path) -> 
     assert "veclip_b16_3m minus theirs" in done.stdout
     page = (tmp_path / "root" / "reports" / "first.html").read_text()
     assert "veclip evaluate --model" in page
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "root").rglob("*.npy")}
-    kept |= {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npz")}
+    kept = embedded(Settings(root=str(tmp_path / "root")))
     again = deployment.run(*command, "--json")
     assert again.returncode == 0, again.stdout
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert embedded(Settings(root=str(tmp_path / "root"))) == kept, "nothing is embedded twice"
     printed = json.loads(again.stdout[again.stdout.index("{\n") :])
     assert printed["summary"] == json.loads((tmp_path / "root" / "reports" / "first.json").read_text())["summary"]
     missing = deployment.run("veclip", "evaluate", "--model", str(model), "--set", "mine=/no/such/folder")
@@ -184,9 +201,7 @@ def test_own_folder_and_csv_by_the_command_line(files: Path, tmp_path: Path) -> 
     assert "/no/such/folder" in missing.stdout
 
 
-def test_what_is_missing_is_said(
-    files: Path, veclip: Veclip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_is_said(files: Path, veclip: Veclip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, model = f"mine={files / 'mine' / 'captions.csv'}", files / "zips" / "veclip_b16_3m.zip"
     with pytest.raises(ModelNameError, match=r"there is no model 'nothing'.*training's asset such as veclip_sample"):
         veclip("evaluate", "--model", "nothing", "--set", own)
@@ -204,7 +219,8 @@ def test_what_is_missing_is_said(
         veclip("evaluate", "--model", model, "--set", own, "--name", "sample-experiment")
     with pytest.raises(EvaluationError, match="two sets are called 'mine'"):
         veclip("evaluate", "--model", model, "--set", own, "--set", own)
-    assert veclip("evaluate", "--model", model, "--set", own, "--template", "a photo").exit_code == 2
+    with pytest.raises(EvaluationSetError, match="'a photo' has no place for the class"):
+        veclip("evaluate", "--model", model, "--set", own, "--template", "a photo")
     monkeypatch.setenv("VECLIP_T5_TOKENIZER", str(tmp_path))
     with pytest.raises(TokenizerMissing, match="VECLIP_T5_TOKENIZER"):
         veclip("evaluate", "--model", model, "--set", own)
@@ -261,7 +277,13 @@ def test_without_mlflow_nothing_but_the_run_is_lost(
     monkeypatch.setattr(MlflowTracker, "finish", _finish_soon(MlflowTracker.finish))
     with caplog.at_level(logging.WARNING):
         result = veclip(
-            "evaluate", "--model", files / "zips" / "veclip_b16_3m.zip", "--set", files / "mine" / "captions.csv", "--name", "kept"
+            "evaluate",
+            "--model",
+            files / "zips" / "veclip_b16_3m.zip",
+            "--set",
+            files / "mine" / "captions.csv",
+            "--name",
+            "kept",
         )
     assert result.exit_code == 0
     assert results_of(settings, "kept")["models"] == ["veclip_b16_3m"]
@@ -283,3 +305,58 @@ def test_a_model_is_named_as_it_is_told(files: Path, settings: Settings, tmp_pat
     assert len({one.candidate.network.identity() for one in named[:2]}) == 1
     seeds = models_named([str(folder)], settings, (0, 1))
     assert [one.candidate.seed for one in seeds] == [0, 1], "one without seeds is paired with each of the others'"
+
+
+def test_classes_of_ones_own_are_named_by_templates_of_photographs(
+    files: Path, veclip: Veclip, settings: Settings
+) -> None:
+    folder = Path(settings.root) / "by class"
+    for number in range(12):
+        place = folder / ("red things", "blue things")[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(picture(number))
+    model = files / "zips" / "veclip_b16_3m.zip"
+    first = veclip("evaluate", "--model", model, "--set", f"mine={folder}", "--name", "simple", "--json")
+    found = json.loads(first.stdout[first.stdout.index("{\n") :])
+    assert found["config"]["templates"][0] == "itap of a {}."
+    assert [row["metric"] for row in found["summary"]][0].startswith("zeroshot_top1_")
+    (classes,) = found["sets"]["mine"]["classes"].values()
+    assert classes == 2
+    veclip("evaluate", "--model", model, "--set", f"mine={folder}", "--name", "own", "--template", "a thing: {}")
+    assert results_of(settings, "own")["config"]["templates"] == ["a thing: {}"]
+
+
+def test_dagster_shows_checkpoints_and_verdicts(
+    files: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = {"veclip": VeclipResource()}
+
+    def failure(asset: dg.AssetsDefinition) -> str:
+        with pytest.raises(dg.Failure) as raised:
+            dg.materialize([asset], resources=resources)
+        return str(raised.value.description)
+
+    assert "curl -fL" in failure(released_checkpoints)
+    assert "hf download" in failure(released_report)
+    catalogue = tmp_path / "sets.yaml"
+    catalogue.write_text(f"coco: {files / 'mscoco'}\nmine: {files / 'mine'}\n")
+    monkeypatch.setenv("VECLIP_EVALUATION_SETS", str(catalogue))
+    zips = ",".join(str(path) for path in (files / "zips").iterdir())
+    monkeypatch.setenv("VECLIP_RELEASED_CHECKPOINTS", zips)
+    result = dg.materialize([released_checkpoints, released_report], resources=resources)
+    made = {
+        event.materialization.asset_key.to_user_string(): event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+    }
+    (pinned, report) = made["released_checkpoints"], made["released_report"]
+    rows = [record.data for record in pinned["checkpoints"].value]
+    assert {row["checkpoint"] for row in rows} == {"veclip_b16_3m", "vecapdfn_clip_b16"}
+    assert all(str(row["revision"]).startswith("sha256:") and Path(str(row["folder"])).is_dir() for row in rows)
+    verdicts = [record.data for record in report["verdicts"].value]
+    assert len(verdicts) == 4
+    assert {row["verdict"] for row in verdicts} == {"does not hold"}
+    assert (report["hold"].value, report["do_not_hold"].value) == (0, 4)
+    missing = {record.data["missing"] for record in report["missing"].value}
+    assert {"veclip_b16_12m", "imagenetv2"} <= missing
+    assert not {"veclip_b16_3m", "coco"} & missing
+    assert Path(str(report["report"].value)).is_file()

@@ -57,9 +57,7 @@ def test_three_rows_of_one_file_are_all_said() -> None:
 @pytest.mark.parametrize(
     ("row", "name", "metric"), [(0, "imagenet", "zeroshot_top1_class"), (2, "flickr30k", "t2i_r@1")]
 )
-def test_a_misprint_gives_no_verdict(
-    row: int, name: str, metric: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_misprint_gives_no_verdict(row: int, name: str, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The release has no checkpoint of these rows: one is made up."""
     monkeypatch.setitem(paper.RELEASED, "clip", Release(ROWS[row], "https://a.example/clip.zip"))
     (one,) = verdicts(results({metric: 5.46}, name, **{"class": 1_000}), {"theirs": "clip"})

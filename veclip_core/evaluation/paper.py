@@ -219,7 +219,9 @@ def _rows_note(release: Release, column: str) -> Sequence[str]:
     if not release.further:
         return []
     rows = ", ".join(f"{row.data} {getattr(row, column):.2f}" for row in (release.row, *release.further))
-    return [f"the README links this file from {1 + len(release.further)} rows ({rows}): held against the first of these"]
+    return [
+        f"the README links this file from {1 + len(release.further)} rows ({rows}): held against the first of these"
+    ]
 
 
 def _misprint(row: PaperRow, column: str) -> str | None:

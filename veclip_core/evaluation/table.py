@@ -12,7 +12,10 @@ NAME_CHARS, CELL_CHARS = 32, 26
 
 def results_text(results: Mapping[str, Any]) -> str:
     """Every metric over all queries with its interval, set by set; then each model's difference to the baseline."""
-    return "\n".join(line for name in results["sets"] for line in _of_set(results, name)).rstrip("\n")
+    head = (
+        f"Percent, but for median ranks; {results['config']['confidence']:.0%} intervals; lower is better of ranks.\n"
+    )
+    return "\n".join([head, *(line for name in results["sets"] for line in _of_set(results, name))]).rstrip("\n")
 
 
 def _of_set(results: Mapping[str, Any], name: str) -> Iterator[str]:
@@ -27,9 +30,7 @@ def _of_set(results: Mapping[str, Any], name: str) -> Iterator[str]:
     models = [model for model in results["models"] if any(of == model for of, _ in rows)]
     for first in range(0, len(models), MODELS_ACROSS):
         yield from _block(rows, models[first : first + MODELS_ACROSS])
-    differences = [
-        row for row in results["differences"] if (row["set"], row["split"]) == (name, "all")
-    ]
+    differences = [row for row in results["differences"] if (row["set"], row["split"]) == (name, "all")]
     for model, baseline in dict.fromkeys((row["model"], row["baseline"]) for row in differences):
         yield f"  {model} minus {baseline}"
         for row in differences:
@@ -69,4 +70,3 @@ def verdicts_text(verdicts: Sequence[PaperVerdict]) -> str:
         lines.append(f"  {what:<50}{one.measured:>10.2f}{one.published:>11.2f}{one.difference:>+12.2f}  {one.word}")
         lines += [f"      {note}" for note in (one.note, one.misprint) if note]
     return "\n".join(lines)
-

@@ -19,9 +19,10 @@ from veclip_core.evaluation.sets import read_openmoji
 from veclip_core.networks import NetworkConfig
 from veclip_core.pipeline import data_card
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.score_tracking import track_scores
 from veclip_core.pipeline.scoring import Candidate, score
 from veclip_core.pipeline.trained import Trained, trained
-from veclip_core.pipeline.training import manifest_of, tracker_of
+from veclip_core.pipeline.training import manifest_of
 from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals
 from veclip_core.training.arms import (
     BASELINE,
@@ -168,15 +169,8 @@ def _pair(evaluations: Sequence[Evaluation], seed: int) -> tuple[Evaluation, Eva
 
 
 def _track(chain: Chain, trainings: Sequence[Trained], evaluations: Sequence[Evaluation], page: Path) -> None:
-    """Scores go into the run of their training: losses and scores in one row of MLflow's compare page."""
     for training, evaluation in zip(trainings, evaluations, strict=True):
-        if training.run_id is None:
-            continue
-        tracker = tracker_of(chain)
-        tracker.start_run(f"veclip {chain.scale.name}", training.arm, run_id=training.run_id)
-        tracker.log_metrics({f"{row['set']}/{row['split']}/{row['metric']}": row["value"] for row in evaluation.scores})
-        tracker.log_artifact(page)
-        tracker.finish()
+        track_scores(chain.settings, training, [evaluation], page)
 
 
 def _curve(training: Trained) -> LossCurve:

@@ -3,13 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from veclip_core import storage
 from veclip_core.mendable import Mendable
-from veclip_core.networks import NetworkConfig
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.evaluation import candidate_of
 from veclip_core.pipeline.networks import network_named
 from veclip_core.pipeline.scoring import Candidate
 from veclip_core.pipeline.trained import Trained, trained
@@ -80,8 +80,8 @@ def _seeds_of(name: str, what: str, settings: Settings, seeds: Sequence[int]) ->
     asset = asset_named(what)
     if asset is None and "/" not in what and not Path(what).exists():
         raise ModelNameError(
-            f"there is no model {what!r}: give a folder (transformers' format, open_clip's, or a checkpoint of ours), a released zip's"
-            " path or address, a hub id owner/name, hf-hub:owner/name in open_clip's format, or a training's asset such as"
+            f"there is no model {what!r}: give a folder (transformers' format, open_clip's, or a checkpoint of ours), a released"
+            " zip's path or address, a hub id owner/name, hf-hub:owner/name in open_clip's format, or a training's asset such as"
             " veclip_sample"
         )
     if asset is None or Path(what).exists():
@@ -89,8 +89,4 @@ def _seeds_of(name: str, what: str, settings: Settings, seeds: Sequence[int]) ->
         return [Model(Candidate(name, network, seed), storage.shown(what)) for seed in seeds]
     arm, scale = asset
     made = [trained(Chain(settings, scale), arm, seed) for seed in seeds]
-    return [Model(Candidate(name, _network_of(what, one), one.seed), what, one) for one in made]
-
-
-def _network_of(asset: str, made: Trained) -> NetworkConfig:
-    return NetworkConfig(kind="checkpoint", model=asset, revision=made.identity, folder=made.checkpoint)
+    return [Model(replace(candidate_of(one), name=name), what, one) for one in made]

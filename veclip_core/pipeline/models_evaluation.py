@@ -8,21 +8,26 @@ import platform
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from veclip_core import storage
 from veclip_core.evaluation.compare import compare
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
+from veclip_core.evaluation.layouts.class_names import templates_named
 from veclip_core.evaluation.paper import RELEASED, PaperVerdict, verdicts
 from veclip_core.evaluation.report.inputs import HowTo
 from veclip_core.evaluation.report.models_page import write_models_page
 from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval_examples
+from veclip_core.evaluation.set_catalogue import OPENMOJI
 from veclip_core.evaluation.sets import EvaluationSet
+from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES
 from veclip_core.mendable import Mendable
 from veclip_core.pipeline.models import Model
+from veclip_core.pipeline.score_tracking import plain_names, track_scores
 from veclip_core.pipeline.scoring import score
+from veclip_core.pipeline.sets import set_named
 from veclip_core.pipeline.training import tracker_from
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
@@ -49,9 +54,9 @@ class Asked:
     title: str
     commands: Sequence[str]
     """By which a reader repeats it."""
+    config: EvaluationConfig
     baseline: str | None = None
     """The model that the others are compared with."""
-    config: EvaluationConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,34 @@ class MadeEvaluation:
     def holds(self) -> bool:
         """Whether no verdict failed."""
         return all(one.holds is not False for one in self.verdicts)
+
+
+def sets_named(told: Sequence[str], settings: Settings) -> list[EvaluationSet]:
+    """Evaluation sets, those of the sample with the templates of drawings whatever others are evaluated by.
+
+    Raises:
+        EvaluationSetError: where one is not there, or not whole.
+    """
+    found = [set_named(one, settings) for one in told]
+    return [_of_drawings(one) if one.name == OPENMOJI else one for one in found]
+
+
+def _of_drawings(one: EvaluationSet) -> EvaluationSet:
+    labels = {label: replace(labelling, templates=DRAWING_TEMPLATES) for label, labelling in one.labels.items()}
+    return replace(one, labels=labels)
+
+
+def config_for(sets: Sequence[EvaluationSet], templates: Sequence[str]) -> EvaluationConfig:
+    """How sets are scored: classes that come without templates by those given, or by open_clip's simple ones, of photographs.
+
+    Raises:
+        EvaluationSetError: for a template without a place for the class.
+    """
+    if templates:
+        return EvaluationConfig(templates=templates_named(tuple(templates)))
+    if all(labelling.templates for one in sets for labelling in one.labels.values()):
+        return EvaluationConfig()
+    return EvaluationConfig(templates=templates_named("simple"))
 
 
 def report_name(models: Sequence[Model], sets: Sequence[EvaluationSet]) -> str:
@@ -110,8 +143,8 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
         "verdicts": [asdict(one) | {"difference": one.difference, "holds": one.holds} for one in found],
         "partial": any(model.trained is not None and model.trained.partial for model in asked.models),
     }
-    uri = storage.join(settings.root, "evaluations", results["identity"][:16])
     reports = storage.join(settings.root, "reports")
+    uri = storage.join(reports, "by-identity", results["identity"][:16])
     with tempfile.TemporaryDirectory() as made:
         page = write_models_page(
             results,
@@ -189,11 +222,11 @@ def _track(
     kept = page.with_name("results.json")
     storage.write_json(str(kept), results)
     tracker = tracker_from(settings)
-    params = {f"model {row['model']}": f"{row['told']} ({row['kind']}, {row['revision']})" for row in results["evaluated"]}
+    params = {
+        f"model {row['model']}": f"{row['told']} ({row['kind']}, {row['revision']})" for row in results["evaluated"]
+    }
     params |= {f"set {name}": f"{one['pictures']} pictures, {one['content']}" for name, one in results["sets"].items()}
-    tracker.start_run(
-        EXPERIMENT, asked.name, {"veclip.evaluation": results["identity"]}, _plain_names(params)
-    )
+    tracker.start_run(EXPERIMENT, asked.name, {"veclip.evaluation": results["identity"]}, plain_names(params))
     tracker.log_metrics(_metrics(results))
     tracker.log_artifact(page)
     tracker.log_artifact(kept)
@@ -204,17 +237,12 @@ def _track(
         return {}
     run_ids = {asked.name: tracker.run_id}
     for model in asked.models:
-        made = model.trained
-        if made is None or made.run_id is None:
+        if model.trained is None or model.trained.run_id is None:
             continue
-        own = [one for one in evaluations if (one.model, one.seed) == (model.candidate.name, model.candidate.seed)]
-        scores = {f"{row['set']}/{row['split']}/{row['metric']}": row["value"] for one in own for row in one.scores}
-        of_training = tracker_from(settings)
-        of_training.start_run(f"veclip {made.scale}", made.arm, run_id=made.run_id)
-        of_training.log_metrics(_plain_names(scores))
-        of_training.log_artifact(page)
-        of_training.finish()
-        run_ids[f"{model.candidate.name} seed {model.candidate.seed}"] = made.run_id
+        name, seed = model.candidate.name, model.candidate.seed
+        own = [one for one in evaluations if (one.model, one.seed) == (name, seed)]
+        track_scores(settings, model.trained, own, page)
+        run_ids[f"{name} seed {seed}"] = model.trained.run_id
     return run_ids
 
 
@@ -222,9 +250,4 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, float]:
     """Each model's scores over its seeds, and for the paper's checkpoints how far they are from the published ones."""
     found = {f"{row['model']}/{row['set']}/{row['split']}/{row['metric']}": row["value"] for row in results["summary"]}
     found |= {f"{row['model']}/paper/{row['column']}": row["difference"] for row in results["verdicts"]}
-    return _plain_names(found)
-
-
-def _plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Names with no sign that MLflow refuses; `@` is the tracker's to write."""
-    return {re.sub(r"[^\w./@ -]", "_", name): value for name, value in values.items()}
+    return plain_names(found)

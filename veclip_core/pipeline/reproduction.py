@@ -11,8 +11,7 @@ from veclip_core import storage
 from veclip_core.evaluation.paper import PAPER_SETS, RELEASED, TOLERANCE, paper_set
 from veclip_core.evaluation.set_catalogue import read_catalogue
 from veclip_core.pipeline.models import Model, models_named
-from veclip_core.pipeline.models_evaluation import Asked, MadeEvaluation, evaluate_models
-from veclip_core.pipeline.sets import set_named
+from veclip_core.pipeline.models_evaluation import Asked, MadeEvaluation, config_for, evaluate_models, sets_named
 from veclip_core.released_checkpoints import CONFIG, is_archive, name_of
 from veclip_core.settings import Settings, SettingsError
 
@@ -115,14 +114,16 @@ def reproduce(found: Given, settings: Settings) -> MadeEvaluation:
         what = "set" if found.checkpoints else "released checkpoint"
         commands = "\n".join(f"  {one.command}" for one in found.missing)
         raise SettingsError(f"no {what} of the paper is given. These commands get what is missing:\n{commands}")
+    sets = sets_named(list(found.sets.values()), settings)
     return evaluate_models(
         settings,
         Asked(
             models_of(found, settings),
-            [set_named(told, settings) for told in found.sets.values()],
+            sets,
             REPORT,
             f"The released checkpoints, measured here and published ({TOLERANCE} points of tolerance)",
             [COMMAND],
+            config_for(sets, ()),
         ),
     )
 
@@ -151,7 +152,9 @@ def _in_folder(folder: str) -> dict[str, str]:
         for name, of in places.items()
     }
     return {
-        name: storage.join(folder, place.removesuffix(f"/{CONFIG}")) for name, place in there.items() if place is not None
+        name: storage.join(folder, place.removesuffix(f"/{CONFIG}"))
+        for name, place in there.items()
+        if place is not None
     }
 
 
@@ -185,7 +188,9 @@ def _default_folder(settings: Settings, what: str) -> str:
 def _checkpoint_folder(settings: Settings) -> str:
     """Where a missing zip is to be put: the folder that settings name, where it is one."""
     told = settings.released_checkpoints.strip()
-    alone = told and "," not in told and "://" not in told and not is_archive(told) and not (Path(told) / CONFIG).is_file()
+    alone = (
+        told and "," not in told and "://" not in told and not is_archive(told) and not (Path(told) / CONFIG).is_file()
+    )
     return told if alone else _default_folder(settings, "checkpoints")
 
 
