@@ -319,7 +319,7 @@ def test_classes_of_ones_own_are_named_by_templates_of_photographs(
     first = veclip("evaluate", "--model", model, "--set", f"mine={folder}", "--name", "simple", "--json")
     found = json.loads(first.stdout[first.stdout.index("{\n") :])
     assert found["config"]["templates"][0] == "itap of a {}."
-    assert [row["metric"] for row in found["summary"]][0].startswith("zeroshot_top1_")
+    assert found["summary"][0]["metric"].startswith("zeroshot_top1_")
     (classes,) = found["sets"]["mine"]["classes"].values()
     assert classes == 2
     veclip("evaluate", "--model", model, "--set", f"mine={folder}", "--name", "own", "--template", "a thing: {}")

@@ -4,7 +4,7 @@ import logging
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from veclip_core.evaluation.report.page import write_report
 from veclip_core.evaluation.report.retrieved import retrieval_examples
 from veclip_core.evaluation.sets import read_openmoji
 from veclip_core.networks import NetworkConfig
-from veclip_core.pipeline import data_card
+from veclip_core.pipeline import contamination, data_card
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.score_tracking import track_scores
 from veclip_core.pipeline.scoring import Candidate, score
@@ -83,6 +83,8 @@ def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | N
         for one in trainings
     ]
     results["partial"] = any(one.partial for one in trainings)
+    copies = contamination.of(chain, [evaluation_set])
+    results["contamination"] = [asdict(one) for one in copies]
     uri = storage.join(chain.root, chain.source, "report", results["identity"][:16])
     with tempfile.TemporaryDirectory() as made:
         page = write_report(
@@ -95,6 +97,7 @@ def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | N
             howto=HowTo(_commands(chain, comparison), _facts(chain, trainings)),
             retrieval_examples=retrieval_examples(*_pair(evaluations, comparison.seeds[0])),
             scale=chain.scale.name,
+            contamination=copies,
         )
         _track(chain, trainings, evaluations, page)
         storage.write_json(storage.join(uri, "results.json"), results)

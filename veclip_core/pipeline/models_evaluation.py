@@ -144,7 +144,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
         "partial": any(model.trained is not None and model.trained.partial for model in asked.models),
     }
     reports = storage.join(settings.root, "reports")
-    uri = storage.join(reports, "by-identity", results["identity"][:16])
+    uri = storage.join(settings.root, "evaluation_reports", results["identity"][:16])
     with tempfile.TemporaryDirectory() as made:
         page = write_models_page(
             results,

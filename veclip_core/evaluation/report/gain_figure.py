@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from veclip_core.evaluation.paper import COLUMNS, MISPRINTS, PAPER_SETS, ROWS, Misprint, PaperRow, paper_set
 from veclip_core.evaluation.report.figures import INK, LINE, MODELS, MUTED, as_svg, panels_of
 from veclip_core.evaluation.report.inputs import Chart
@@ -83,20 +85,25 @@ def _panel(axes: "Axes", column: str, rows: Sequence[PaperRow], own: Sequence[Ow
             for row in rows
             if row.model == model and row.data in SIZES and _read(row, column)
         }
-        x = [SIZES[data] for data in values[model]]
+        x = [_place(SIZES[data]) for data in values[model]]
         axes.plot(
             x, values[model].values(), "-o", color=colour, linewidth=1.6, markersize=4, label=f"{model}, published"
         )
         for data, value in values[model].items():
             if one := misprints[data]:
                 axes.annotate(
-                    one.mark, (SIZES[data], value), xytext=(4, -9), textcoords="offset points", fontsize=9, color=INK
+                    one.mark,
+                    (_place(SIZES[data]), value),
+                    xytext=(4, -9),
+                    textcoords="offset points",
+                    fontsize=9,
+                    color=INK,
                 )
     clip, veclip = values.values()
     for data in clip.keys() & veclip.keys():
-        place = (SIZES[data], veclip[data])
+        place = (_place(SIZES[data]), veclip[data])
         gain = f"+{veclip[data] - clip[data]:.1f}"
-        axes.annotate(gain, place, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8, color=MUTED)
+        axes.annotate(gain, place, xytext=(-4, 6), textcoords="offset points", ha="center", fontsize=8, color=MUTED)
     for row in rows:
         if (one := _misprint(row, column)) and not _read(row, column):
             axes.annotate(
@@ -105,16 +112,13 @@ def _panel(axes: "Axes", column: str, rows: Sequence[PaperRow], own: Sequence[Ow
     for point in own:
         if point.column == column:
             colour = MODELS[0] if point.baseline else MODELS[1]
-            axes.plot([point.millions] * 2, [point.low, point.high], color=colour, linewidth=1.4)
+            axes.plot([_place(point.millions)] * 2, [point.low, point.high], color=colour, linewidth=1.4)
             axes.plot(
-                point.millions, point.value, "D", markersize=6, markerfacecolor="none" if point.baseline else colour,
+                _place(point.millions), point.value, "D", markersize=6, markerfacecolor="none" if point.baseline else colour,
                 markeredgecolor=colour, linestyle="none", label=f"{point.name}, here",
             )  # fmt: skip
-    axes.set_xscale("log")
-    axes.minorticks_off()
-    axes.set_xticks(list(SIZES.values()), [*SIZES], fontsize=8)
-    lowest = min([*SIZES.values(), *(point.millions for point in own)])
-    axes.set_xlim(lowest / 1.5, 330)
+    axes.set_xticks(range(len(SIZES)), [*SIZES])
+    axes.set_xlim(min([0.0, *(_place(point.millions) for point in own)]) - 0.45, len(SIZES) - 0.6)
     axes.margins(y=0.16)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
@@ -122,6 +126,15 @@ def _panel(axes: "Axes", column: str, rows: Sequence[PaperRow], own: Sequence[Ow
         f"{COLUMNS[column]}, {model}: " + ", ".join(f"{data} {value:.2f}" for data, value in of.items())
         for model, of in values.items()
     ]
+
+
+def _place(millions: float) -> float:
+    """On an axis whose ticks are the paper's sizes at equal distances; between and beyond them logarithmic."""
+    logs = np.log10(list(SIZES.values()))
+    at = float(np.log10(millions))
+    if at < logs[0]:
+        return (at - logs[0]) / (logs[1] - logs[0])
+    return float(np.interp(at, logs, range(len(SIZES))))
 
 
 def _misprint(row: PaperRow, column: str) -> Misprint | None:

@@ -23,9 +23,13 @@ logger = logging.getLogger(__name__)
 
 LARGEST_PAGE = 6_000_000
 LONGEST_NAME = 60
-MANY_COLUMNS = 8
-"""More columns than this don't fit on paper beside each other."""
-TABLES = {"retrieval": "Retrieval", "classification": "Zero-shot classification"}
+MANY_MODELS, MANY_COLUMNS = 4, 8
+"""More models than this are compared along a column, on a phone too; more columns don't fit on paper beside each other."""
+TABLES = {
+    "recall": "Retrieval",
+    "ranks": "Ranks of the right match",
+    "classification": "Zero-shot classification",
+}
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,11 @@ def render(
     """The page as text."""
     base = results.get("baseline")
     views = [_view(results, name, labels) for name in results["sets"]]
-    answer, sentences = models_words.answer(results, labels)
+    answer, sentences, claims = models_words.answer(results, labels)
     return environment().get_template("models.html").render(
         answer=answer,
         sentences=sentences,
+        claims=claims,
         results=results,
         base=base,
         labels=labels,
@@ -121,7 +126,8 @@ def render(
         verdicts=verdicts,
         columns=COLUMNS,
         examples=[(found, shown) for found in examples if (shown := directions(found, labels))],
-        many=MANY_COLUMNS,
+        many_models=MANY_MODELS,
+        many_columns=MANY_COLUMNS,
         css=(HERE / "style.css").read_text(),
         verdict=words.verdict,
         note_name=models_words.note_name,

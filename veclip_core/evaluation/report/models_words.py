@@ -7,8 +7,9 @@ from typing import Any, Literal
 from veclip_core.evaluation.report.words import metric_name, number, signed, verdict
 
 Row = Mapping[str, Any]
-MOST_SENTENCES = 6
+MOST_SENTENCES = 4
 """Sets that get a sentence each: of more, the table below tells."""
+MOST_NAMED = 8
 NOTE_NAMES = {
     "duplicate_pictures": "pictures that stand in the set more than once",
     "unreadable": "pictures that can\u2019t be read, left out",
@@ -35,16 +36,18 @@ class Standing:
 
     @property
     def leader(self) -> str | None:
-        """The highest model, where intervals resolve that it is above the baseline; the baseline, where all others are below it.
-        Without a baseline: the highest, where its interval lies above all others'. None: not resolved."""
+        """The highest model, where its interval lies above those of all others; the baseline it must differ from by a paired
+        difference, which asks for less. None: not resolved."""
+        top = self.rows[self.highest]
         others = [model for model in self.rows if model != self.highest]
-        if self.baseline is None or not self.against:
-            low = self.rows[self.highest]["low"]
-            return self.highest if others and all(self.rows[model]["high"] < low for model in others) else None
-        if self.highest != self.baseline:
-            found = self.against.get(self.highest)
-            return self.highest if found and verdict(found) == "better" else None
-        return self.baseline if all(verdict(row) == "worse" for row in self.against.values()) else None
+        return self.highest if others and all(self._above(self.highest, top, model) for model in others) else None
+
+    def _above(self, model: str, row: Row, other: str) -> bool:
+        if other == self.baseline and model in self.against:
+            return verdict(self.against[model]) == "better"
+        if model == self.baseline and other in self.against:
+            return verdict(self.against[other]) == "worse"
+        return bool(row["low"] > self.rows[other]["high"])
 
 
 def main_metric(metrics: Sequence[str]) -> str:
@@ -75,91 +78,110 @@ def standings(results: Mapping[str, Any]) -> list[Standing]:
     return found
 
 
-def answer(results: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str, list[str]]:
-    """A short answer, and sentences with its numbers."""
-    found = standings(results)
+def answer(results: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[str, list[str], str]:
+    """A short answer, sentences with its numbers, and what to know of the claims."""
+    found, models = standings(results), list(results["models"])
     if not found:
-        return "There are no scores.", []
-    models = list(results["models"])
-    sentences = [_sentence(standing, labels) for standing in found[:MOST_SENTENCES]]
-    if len(found) > MOST_SENTENCES:
-        sentences = [*_by_leader(found, labels)]
+        return "There are no scores.", [], ""
+    sentences = [_sentence(one, labels) for one in found] if len(found) <= MOST_SENTENCES else _by_leader(found, labels)
     if len(models) == 1:
-        return f"{labels[models[0]]} alone: there is nothing to compare it with.", sentences
+        return f"{labels[models[0]]} alone: there is nothing to compare it with.", sentences, ""
     baseline = next((one.baseline for one in found if one.baseline is not None), None)
+    if baseline is not None and len(models) == 2:
+        model = next(model for model in models if model != baseline)
+        return _of_one(model, baseline, found, labels), sentences, ""
     if baseline is None:
-        sentences.append(
-            "No baseline is among these models, so that no paired difference was computed: a model is said to lead where its"
-            " interval lies above all others\u2019, which asks for more than a paired difference would."
-        )
-        return _leaders(found, labels), sentences
-    others = [model for model in models if model != baseline]
-    if len(others) > 1:
-        sentences.append(
-            f"Differences were computed from {labels[baseline]}; between two other models none is claimed."
-        )
-        return _leaders(found, labels), sentences
-    return _of_one(others[0], baseline, found, labels), sentences
+        told = "These models have no one baseline"
+    else:
+        sentences = [*_against_baseline(baseline, models, found, labels), *sentences]
+        told = f"Paired differences were computed from {labels[baseline]} alone"
+    leads = "a model is said to lead others where its interval lies above theirs, which asks for more than a paired difference"
+    return _leaders(found, labels), sentences, f"{told}; {leads}."
 
 
 def _of_one(model: str, baseline: str, found: Sequence[Standing], labels: Mapping[str, str]) -> str:
     """One model beside the baseline."""
     verdicts = [verdict(one.against[model]) for one in found if model in one.against]
     name, base = labels[model], labels[baseline]
+    if not verdicts:
+        return f"{name} and {base} share no set."
     if len(verdicts) == 1:
-        told = {"better": f"{name} beats {base} on", "worse": f"{name} is worse than {base} on"}
-        return f"{told.get(verdicts[0], f'Between {name} and {base} it is not resolved on')} {found[0].set}."
+        told = {"better": f"{name} beats {base}", "worse": f"{name} is worse than {base}"}
+        where = found[0].set if len(found) == 1 else "the one set that both saw"
+        return f"{told.get(verdicts[0], f'{name} against {base} is not resolved')} on {where}."
     counted = {word: verdicts.count(word) for word in ("better", "worse", "not resolved")}
     parts = [f"{word} on {count}" for word, count in counted.items() if count]
-    return f"Of {len(verdicts)} sets, {name} against {base} is {', '.join(parts)}."
+    return f"{name} against {base}, {len(verdicts)} sets: {', '.join(parts)}."
 
 
 def _leaders(found: Sequence[Standing], labels: Mapping[str, str]) -> str:
     leaders = [one.leader for one in found]
-    if len(found) == 1:
-        leader = leaders[0]
-        return f"{labels[leader]} leads on {found[0].set}." if leader else f"On {found[0].set} no lead is resolved."
     counts = {model: leaders.count(model) for model in dict.fromkeys(leaders) if model is not None}
+    if not counts:
+        return f"No single model leads on {found[0].set if len(found) == 1 else f'any of {len(found)} sets'}."
+    if len(found) == 1:
+        return f"{labels[found[0].highest]} leads on {found[0].set}."
     told = [f"{labels[model]} leads on {n}" for model, n in sorted(counts.items(), key=lambda item: -item[1])]
-    if open_ := leaders.count(None):
-        told.append(f"{'on' if told else 'no lead is resolved on'} {open_}{' no lead is resolved' if told else ''}")
-    return f"Of {len(found)} sets, {', '.join(told)}."
+    return f"Of {len(found)} sets, {_listed(told)}" + (
+        f"; on {n} no single model leads." if (n := leaders.count(None)) else "."
+    )
+
+
+def _against_baseline(
+    baseline: str, models: Sequence[str], found: Sequence[Standing], labels: Mapping[str, str]
+) -> list[str]:
+    """On how many sets each model is resolved to be better or worse than the baseline."""
+    sentences = []
+    for word in ("better", "worse"):
+        counted = {
+            model: sum(model in one.against and verdict(one.against[model]) == word for one in found)
+            for model in models
+        }
+        most = sorted((model for model, count in counted.items() if count), key=lambda model: -counted[model])
+        told = [f"{labels[model]} on {counted[model]}" if len(found) > 1 else labels[model] for model in most]
+        if told:
+            of = f"Of {len(found)} sets, {word}" if len(found) > 1 else word.capitalize()
+            sentences.append(f"{of} than {labels[baseline]}: {_listed(told)}.")
+    return sentences or [f"No difference from {labels[baseline]} is resolved."]
 
 
 def _by_leader(found: Sequence[Standing], labels: Mapping[str, str]) -> list[str]:
     by_leader: dict[str | None, list[str]] = {}
     for one in found:
         by_leader.setdefault(one.leader, []).append(one.set)
-    told = [f"{labels[model]} leads on {', '.join(sets)}." for model, sets in by_leader.items() if model is not None]
-    return [*told, *(f"Not resolved: {', '.join(sets)}." for model, sets in by_leader.items() if model is None)]
+    unled = by_leader.pop(None, [])
+    told = [f"{labels[model]} leads on {_listed(sets)}." for model, sets in by_leader.items() if model is not None]
+    return [*told, f"No single model leads on {_listed(unled)}."] if told and unled else told
+
+
+def _listed(items: Sequence[str]) -> str:
+    shown = list(items[:MOST_NAMED])
+    return ", ".join(shown) + (f" and {len(items) - len(shown)} more" if len(items) > len(shown) else "")
 
 
 def _sentence(one: Standing, labels: Mapping[str, str]) -> str:
-    metric = metric_name(one.metric)
-    top = one.rows[one.highest]
-    told = f"On {one.set}, {labels[one.highest]} has {_with_interval(top)} ({metric.lower()})"
-    if len(one.rows) == 1 or one.baseline is None:
-        second = list(one.rows)[1:2]
-        told += f", before {labels[second[0]]} with {_with_interval(one.rows[second[0]])}" if second else ""
-        chance = "" if top["chance"] is None else f"; chance gives {number(top['chance'])}\u00a0%"
-        return f"{told}{chance}{'; not resolved' if second and one.leader is None else ''}."
-    if one.highest != one.baseline:
-        base = one.rows[one.baseline]
-        told += f" and {labels[one.baseline]} {number(base['value'])}\u00a0%"
-        return f"{told}: {_difference(one.against[one.highest])}." if one.highest in one.against else f"{told}."
-    closest = next((model for model in one.rows if model in one.against), None)
-    if closest is None:
-        return f"{told}."
-    return f"{told}, as the baseline; {labels[closest]} differs by {_difference(one.against[closest])}."
+    """The highest model with its interval; beside it the baseline, or the model nearest to it."""
+    head = f"On {one.set}, {metric_name(one.metric).lower()}: {labels[one.highest]} {_with_interval(one.rows[one.highest])}"
+    others = [model for model in one.rows if model != one.highest]
+    chance = one.rows[one.highest]["chance"]
+    if not others:
+        return f"{head}{'' if chance is None else f'; chance gives {number(chance)}'}."
+    beside = one.baseline if one.baseline in others else others[0]
+    told = f"{head}, {labels[beside]} {_with_interval(one.rows[beside])}"
+    if beside == one.baseline and one.highest in one.against:
+        row = one.against[one.highest]
+        value, low, high = row["value"], row["low"], row["high"]
+    elif one.highest == one.baseline and beside in one.against:
+        row = one.against[beside]
+        value, low, high = -row["value"], -row["high"], -row["low"]
+    else:
+        return f"{told}{'' if one.leader else '; not resolved'}."
+    shown = f"{signed(value)} points ({number(low)} to {number(high)})"
+    return f"{told}: {shown}{'' if row['resolved'] else ', not resolved'}."
 
 
 def _with_interval(row: Row) -> str:
     return f"{number(row['value'])}\u00a0% ({number(row['low'])} to {number(row['high'])})"
-
-
-def _difference(row: Row) -> str:
-    shown = f"{signed(row['value'])} points, interval {number(row['low'])} to {number(row['high'])}"
-    return shown if row["resolved"] else f"{shown}, not resolved"
 
 
 def note_name(note: str) -> str:
@@ -183,8 +205,11 @@ def column_name(metric: str, labels: int) -> str:
     return metric_name(metric)
 
 
-Kind = Literal["retrieval", "classification"]
+Kind = Literal["recall", "ranks", "classification"]
 
 
 def kind_of(metric: str) -> Kind:
-    return "classification" if metric.startswith("zeroshot_") else "retrieval"
+    """In which table it stands."""
+    if metric.startswith("zeroshot_"):
+        return "classification"
+    return "ranks" if metric.endswith("_rank") else "recall"

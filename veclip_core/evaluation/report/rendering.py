@@ -28,6 +28,13 @@ def clean(text: str | None, longest: int = LONGEST_TEXT) -> str:
     return shown if len(text) <= longest else f"{shown}… ({len(text):,} characters)"
 
 
+def breakable(text: str) -> Any:
+    """A name as HTML that may break after its signs: "open_clip/ViT-B-16" in a narrow column."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[-_/.:+])", text))
+
+
 def thumbnail(picture: Picture, pixels: int) -> str:
     """A data URI of the picture, at most `pixels` on its longer side, on white."""
     from PIL import Image
@@ -55,6 +62,7 @@ def environment() -> Any:
     )
     environment.filters |= {
         "clean": clean,
+        "breakable": breakable,
         "number": words.number,
         "signed": words.signed,
         "metric": words.metric_name,
