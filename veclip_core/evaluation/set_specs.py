@@ -39,10 +39,16 @@ def open_set(
     if spec is None:
         return read_openmoji(cache / "world" / OPENMOJI)
     folder = cache / FOLDER
-    path = fetched(name, spec, folder / "fetched", allowed_hosts)
-    reading = detect(name, spec, path)
+    here = {
+        key: str(fetched(name, address, spec.split, folder / "fetched", allowed_hosts))
+        for key in ("path", "pictures", "classes")
+        if (address := getattr(spec, key))
+    }
+    spec = spec.model_copy(update=here)
+    reading = detect(name, spec, Path(spec.path))
+    # What comes after the reading, captions and class texts, is no part of what was read.
     decides = spec.model_dump(mode="json", exclude={"captions", "templates", "classes", "layout"})
-    identity = digest_of([VERSION, name, str(path), reading.layout, decides, reading.facts])
+    identity = digest_of([VERSION, name, reading.layout, decides, reading.facts])
     own = folder / identity[:32]
     return _evaluation_set(name, spec, reading, read_once(own, lambda: reading.read(own)))
 
@@ -143,7 +149,7 @@ def _captions(name: str, spec: SetSpec, found: Found, notes: dict[str, int]) -> 
 
 def _class_texts(spec: SetSpec, reading: Reading) -> class_names.Texts | None:
     if spec.classes:
-        return class_names.read_texts(Path(spec.classes).expanduser())
+        return class_names.read_texts(Path(spec.classes))
     stem = Path(class_names.CLASS_NAMES).stem
     own = (reading.folder / f"{stem}{suffix}" for suffix in (".txt", ".csv", ".tsv", ".json"))
     file = next((path for path in own if path.is_file()), None)

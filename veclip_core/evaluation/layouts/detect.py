@@ -15,7 +15,8 @@ from veclip_core.evaluation.sets import EvaluationSetError
 LAYOUTS = (
     "CLIP_benchmark's WebDataset layout (test/nshards.txt with test/0.tar and on); a json of Karpathy's splits, of COCO or of"
     " SugarCrepe, with the folder of its pictures; parquet files of Hugging Face `datasets` with the pictures inside; one csv, tsv,"
-    " jsonl or parquet table of files and captions or classes, beside the pictures; a folder a class with its pictures"
+    " jsonl or parquet table of files and captions or classes, beside the pictures; a folder a class with its pictures."
+    " Archives are unpacked first"
 )
 
 
@@ -60,7 +61,7 @@ def detect(name: str, spec: SetSpec, path: Path) -> Reading:
     if layout == "parquet":
         files = parquets.files_of(name, spec, path)
         return Reading(layout, _facts(files), lambda copy: parquets.read(name, spec, files, copy), folder)
-    pictures = Listing.of(Path(spec.pictures).expanduser().resolve() if spec.pictures else folder)
+    pictures = Listing.of(Path(spec.pictures) if spec.pictures else folder)
     if layout == "folders":
         return Reading(layout, pictures.facts(), lambda _: class_folders.read(name, spec, pictures), folder)
     file = path if path.is_file() else _one_of(path, layout)

@@ -56,18 +56,25 @@ def beside(shards: Path, file: str) -> Path | None:
 
 def tars_of(shards: Path) -> list[Path]:
     """Raises EvaluationSetError where not all are there."""
-    try:
-        count = int((shards / SHARDS).read_text())
-        if not 0 < count <= MAX_SHARDS:
-            raise ValueError(f"{count:,} shards")
-    except (OSError, ValueError) as error:
-        raise EvaluationSetError(f"{shards / SHARDS} must hold the number of tars ({error})") from error
+    count = shard_count(shards / SHARDS)
     tars = [shards / f"{number}.tar" for number in range(count)]
     refuse(
         shards, [tar.name for tar in tars if not tar.is_file()], f"{SHARDS} says {count:,} tars, and some are missing",
         "Fetch them.",
     )  # fmt: skip
     return tars
+
+
+def shard_count(file: Path) -> int:
+    """What `nshards.txt` says. Raises EvaluationSetError where it is no number of tars."""
+    try:
+        with open(file, "rb") as told:
+            count = int(told.read(100))
+        if not 0 < count <= MAX_SHARDS:
+            raise ValueError(f"{count:,}")
+    except (OSError, ValueError) as error:
+        raise EvaluationSetError(f"{file} must hold the number of tars ({error})") from error
+    return count
 
 
 def read(name: str, spec: SetSpec, shards: Path) -> Found:
