@@ -82,14 +82,14 @@ class Found:
         table = pq.read_table(path, use_threads=False, pre_buffer=False)
         facts = json.loads((table.schema.metadata or {})[b"found"])
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
-        at = zip(columns["address"], columns["offset"], columns["length"], strict=True)
         # Copies lie beside the table, wherever the cache is now.
-        columns["address"] = [str(path.parent / address) for address in columns["address"]]
-        for address in {address for address in columns["address"] if address.startswith(f"{path.parent}/")}:
-            Path(address).stat()
+        for copy in {address for address in columns["address"] if not address.startswith("/")}:
+            (path.parent / copy).stat()
+        addresses = [one if one.startswith("/") else f"{path.parent}/{one}" for one in columns["address"]]
+        places = zip(addresses, columns["offset"], columns["length"], strict=True)
         return cls(
             columns["id"],
-            [PicturePlace(*place) for place in at],
+            [PicturePlace(*place) for place in places],
             columns["sha256"],
             columns["captions"],
             {name: Labels(**one) for name, one in facts["labels"].items()},

@@ -207,7 +207,11 @@ def _class_names(schema: "pa.Schema") -> dict[str, list[str]]:
     """The names of each ClassLabel column, as `datasets` keeps them in the schema."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        found = {name: one["names"] for name, one in features.items() if one.get("_type") == "ClassLabel"}
+        found = {
+            name: one["names"]
+            for name, one in features.items()
+            if isinstance(one, dict) and one.get("_type") == "ClassLabel"
+        }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return {

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from veclip_core.evaluation.layouts.class_folders import LABEL
 from veclip_core.evaluation.layouts.found import Found, Labels, refuse
-from veclip_core.evaluation.set_catalogue import SetSpec
 from veclip_core.evaluation.sets import EvaluationSetError, PicturePlace
 from veclip_core.sources.picture_tars import MAX_NAME_CHARS, MAX_TEXT_BYTES
 
@@ -22,7 +21,7 @@ DEFAULT_SPLIT = "test"
 PICTURES = ("webp", "png", "jpg", "jpeg")
 """In the order of CLIP_benchmark's preference."""
 SELECTION = "image_caption_selection"
-"""What a type file may say of pictures with a choice of captions; CLIP_benchmark knows them by the name `sugar_crepe`."""
+"""What a type file may say of pictures with a choice of captions."""
 MAX_SHARDS = 100_000
 
 
@@ -77,9 +76,9 @@ def shard_count(file: Path) -> int:
     return count
 
 
-def read(name: str, spec: SetSpec, shards: Path) -> Found:
+def read(name: str, shards: Path) -> Found:
     """Captions are the lines of each `txt`, labels the number in each `cls`."""
-    kind = _kind(name, spec, shards)
+    kind = _kind(name, shards)
     needed = "cls" if kind == "classification" else "txt"
     found = Found(choice=kind == SELECTION)
     numbers: list[int] = []
@@ -109,11 +108,9 @@ def read(name: str, spec: SetSpec, shards: Path) -> Found:
     return found
 
 
-def _kind(name: str, spec: SetSpec, shards: Path) -> str:
+def _kind(name: str, shards: Path) -> str:
     path = beside(shards, TYPE)
-    kind = path.read_text().strip().lower() if path else "classification"
-    if kind == "retrieval" and (spec.choice or name.lower().replace("_", "").replace("-", "").startswith("sugarcrepe")):
-        return SELECTION
+    kind = path.read_text("utf-8", "replace").strip().lower() if path else "classification"
     if kind == "multilabel":
         raise EvaluationSetError(
             f"{name} has several labels a picture (multilabel): such a set can't be scored here. Take one with one label each"
