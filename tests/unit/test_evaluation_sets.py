@@ -174,7 +174,8 @@ def test_a_classification_webdataset_is_read_as_clip_benchmark_reads_it(tmp_path
     [
         ([0, 1, 7], {"classnames": "cat\ndog"}, "labels beyond the 2 lines of the class list: 7"),
         ([0, 1], {}, "there are labels but no texts of the classes: put a classnames.txt"),
-        ([0, 1], {"classnames": "cat\n\n"}, "classes without a text"),
+        ([0, 1], {"classnames": "cat\n\n"}, "labels beyond the 1 lines of the class list: 1"),
+        ([0, 2], {"classnames": "cat\n \ndog"}, "classes without a text"),
         ([0, 1], {"classnames": "cat\ndog", "zeroshot_classification_templates": "a photo"}, "has no place for the class"),
     ],
 )  # fmt: skip
@@ -361,6 +362,9 @@ def test_class_folders(tmp_path: Path, cache: Path) -> None:
     assert labelling.target_N.tolist() == [1] * 12 + [2] * 12
     assert found.ids[:2] == ("sea_lion/01.png", "sea_lion/03.png")
     assert found.notes == {"empty_classes": 1}
+    (folder / "emu").mkdir()
+    assert set_specs.open_set(str(folder), cache).notes == {"empty_classes": 2}
+    (folder / "emu").rmdir()
     (folder / "classnames.csv").write_text('zebra,a zebra\nsea_lion,"a seal, of sorts"\nauk,an auk\nyak,a yak\n')
     found = set_specs.open_set(str(folder), cache)
     assert found.labels["class"].classes == ("a zebra", "a seal, of sorts", "an auk", "a yak")
@@ -429,8 +433,12 @@ def test_parquet_with_class_labels(tmp_path: Path, cache: Path) -> None:
     assert found.labels["fine_label"].target_N.tolist() == columns["fine_label"]
     assert found.labels["coarse_label"].classes == ("wet", "dry")
     assert found.notes == {"empty_classes": 1}
-    one = catalogue(tmp_path, {"one": {"path": "hf", "label_column": "coarse_label"}})
-    assert list(set_specs.open_set("one", cache, one).labels) == ["class"]
+    (tmp_path / "wet.txt").write_text("in water\non land\n")
+    told = {"path": "hf", "classes": "wet.txt"}
+    one = catalogue(tmp_path, {"one": told | {"label_column": "coarse_label"}, "both": told})
+    assert set_specs.open_set("one", cache, one).labels["class"].classes == ("in water", "on land")
+    with pytest.raises(EvaluationSetError, match="labels fine_label, coarse_label: name with `label_column` which"):
+        set_specs.open_set("both", cache, one)
     write_parquet(path, {"image": images, "fine_label": [-1] * N}, {"fine_label": ["cat", "dog"]})
     with pytest.raises(EvaluationSetError, match="labels in fine_label that are no class: -1"):
         set_specs.open_set(str(path.parent), cache)
@@ -509,3 +517,51 @@ def test_pictures_are_not_decoded(tmp_path: Path, cache: Path) -> None:
     assert len(found) == N
     with pytest.raises(Image.UnidentifiedImageError):
         Image.open(io.BytesIO(found.pictures[0].read()))
+
+
+def test_links_of_a_folder_are_followed_and_lead_nowhere_twice(tmp_path: Path, cache: Path) -> None:
+    real = write_pictures(tmp_path / "disk", [f"{n}.png" for n in range(N)])
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a").symlink_to(real)
+    (real / "back").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
+    (folder / "gone.png").symlink_to(tmp_path / "gone")
+    assert sorted(set_specs.open_set(str(folder), cache).ids) == sorted(f"a/{n}.png" for n in range(N))
+
+
+def test_a_copy_that_was_removed_is_made_again_and_moves_with_the_cache(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "test.parquet"
+    write_parquet(path, {"image": [picture(n) for n in range(N)], "caption": ["text"] * N})
+    set_specs.open_set(str(path), cache)
+    cache.rename(tmp_path / "moved")
+    found = set_specs.open_set(str(path), tmp_path / "moved")
+    assert bytes_of(found) == [picture(n) for n in range(N)]
+    Path(found.pictures[0].address).unlink()
+    assert bytes_of(set_specs.open_set(str(path), tmp_path / "moved")) == bytes_of(found)
+
+
+def test_halves_of_surrogates_in_captions(tmp_path: Path, cache: Path) -> None:
+    path = write_karpathy(tmp_path / "coco", [["a \ud83d cat"] for _ in range(N)])
+    assert set(set_specs.open_set(str(path), cache).captions) == {"a ? cat"}
+
+
+def test_names_that_are_no_utf8_are_told(tmp_path: Path, cache: Path) -> None:
+    folder = write_pictures(tmp_path / "mine", [f"a/{n}.png" for n in range(N)])
+    (folder / "a" / "\udcff.png").write_bytes(picture(0))
+    with pytest.raises(EvaluationSetError, match="names that are no UTF-8"):
+        set_specs.open_set(str(folder), cache)
+
+
+def test_annotations_that_are_none_of_those_known(tmp_path: Path, cache: Path) -> None:
+    for text, message in (
+        ('{"images": [{"filename": "a.png"}]}', "an entry lacks 'split'. Known are Karpathy's JSON"),
+        ('{"images": [{"filename": 3, "split": "test", "sentences": []}]}', "3 in place of a text"),
+        ('{"images": [], "sentences": ', "can't be read as annotations"),
+        ('{"images": ' + "[" * 100_000, "can't be read as annotations"),
+        ('[{"images": 1}]', "can't be read as annotations .no object"),
+        ('{"images": [{"split": "val"}]}', "no picture is of the split 'test'. There are val"),
+    ):
+        (tmp_path / "dataset_x.json").write_text(text)
+        with pytest.raises(EvaluationSetError, match=message):
+            set_specs.open_set(str(tmp_path), cache)

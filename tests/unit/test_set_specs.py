@@ -37,7 +37,7 @@ def test_a_set_by_every_way_of_naming_it(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(contents) == 1
 
 
-@pytest.mark.parametrize("told", ["nowhere", "mine=nowhere", "/no/where", "mine=/no/where", "no/where"])
+@pytest.mark.parametrize("told", ["nowhere", "mine=nowhere", "/no/where", "mine=/no/where", "no/where", "mine="])
 def test_a_set_that_is_not_there(tmp_path: Path, told: str) -> None:
     with pytest.raises(EvaluationSetError, match=r"there is no evaluation set .*VECLIP_EVALUATION_SETS"):
         open_set(told, tmp_path, catalogue(tmp_path, "coco: /data/coco"))

@@ -39,10 +39,16 @@ def open_set(
     if spec is None:
         return read_openmoji(cache / "world" / OPENMOJI)
     folder = cache / FOLDER
-    path = fetched(name, spec, folder / "fetched", allowed_hosts)
-    reading = detect(name, spec, path)
-    decides = spec.model_dump(mode="json", exclude={"captions", "templates", "classes", "layout"})
-    identity = digest_of([VERSION, name, str(path), reading.layout, decides, reading.facts])
+    here = {
+        key: str(fetched(name, address, spec.split, folder / "fetched", allowed_hosts))
+        for key in ("path", "pictures", "classes")
+        if (address := getattr(spec, key))
+    }
+    spec = spec.model_copy(update=here)
+    reading = detect(name, spec, Path(spec.path))
+    # What comes after the reading, captions and class texts, is no part of what was read.
+    decides = spec.model_dump(mode="json", exclude={"captions", "choice", "templates", "classes", "layout"})
+    identity = digest_of([VERSION, reading.layout, decides, reading.facts])
     own = folder / identity[:32]
     return _evaluation_set(name, spec, reading, read_once(own, lambda: reading.read(own)))
 
@@ -57,13 +63,13 @@ def _resolve(told: str, catalogue: str | None) -> tuple[str, SetSpec | None]:
     name, equals, path = told.partition("=")
     if not (equals and re.fullmatch(NAME, name)) or (storage.is_local(told) and Path(told).expanduser().exists()):
         name, path = "", told
-    if re.fullmatch(NAME, path) and not Path(path).exists():
+    if not path or (re.fullmatch(NAME, path) and not Path(path).exists()):
         names = ", ".join([OPENMOJI, *known])
         raise EvaluationSetError(
             f"there is no evaluation set {path!r}: neither a folder or file here, nor one of {names}. Give its path or address,"
             " NAME=PATH, or add it to the catalogue (VECLIP_EVALUATION_SETS)"
         )
-    return name or _name_of(path), SetSpec(path=path or ".")
+    return name or _name_of(path), SetSpec(path=path)
 
 
 def _name_of(path: str) -> str:
@@ -83,7 +89,9 @@ def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) ->
             " folder or split?"
         )
     captions = _captions(name, spec, found, notes)
-    choice = (spec.choice or found.choice) and bool(captions)
+    # As CLIP_benchmark knows SugarCrepe: by its name.
+    named_so = re.sub("[_-]", "", name.lower()).startswith("sugarcrepe")
+    choice = (spec.choice or found.choice or named_so) and bool(captions)
     if choice:
         alone = [found.ids[row] for row, texts in enumerate(captions) if len(texts) < 2]
         refuse(
@@ -91,9 +99,13 @@ def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) ->
         )
     counts = [len(texts) for texts in captions] or [0] * pictures
     first_M = np.array([at == 0 for count in counts for at in range(count)], dtype=bool)
+    if spec.classes and len(found.labels) > 1:
+        raise EvaluationSetError(
+            f"{name} has the labels {', '.join(found.labels)}: name with `label_column` which of them `classes` is of"
+        )
     labels: dict[str, Labelling] = {}
     for label, told in found.labels.items():
-        texts = _class_texts(spec, reading) if len(found.labels) == 1 or label == spec.label_column else None
+        texts = _class_texts(spec, reading) if len(found.labels) == 1 else None
         labels[label], counted = class_names.labelling_of(name, told, texts, _templates(name, spec, reading))
         for key, number in counted.items():
             notes[key] = notes.get(key, 0) + number
@@ -143,7 +155,7 @@ def _captions(name: str, spec: SetSpec, found: Found, notes: dict[str, int]) -> 
 
 def _class_texts(spec: SetSpec, reading: Reading) -> class_names.Texts | None:
     if spec.classes:
-        return class_names.read_texts(Path(spec.classes).expanduser())
+        return class_names.read_texts(Path(spec.classes))
     stem = Path(class_names.CLASS_NAMES).stem
     own = (reading.folder / f"{stem}{suffix}" for suffix in (".txt", ".csv", ".tsv", ".json"))
     file = next((path for path in own if path.is_file()), None)

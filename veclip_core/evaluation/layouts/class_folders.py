@@ -26,10 +26,7 @@ def read(name: str, spec: SetSpec, listing: Listing) -> Found:
         listing.folder, outside, f"{len(outside):,} pictures lie beside the class folders",
         "Put each into the folder of its class, or add a table of texts.",
     )  # fmt: skip
-    folder = listing.folder / root
-    classes = [one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
-    numbers = all(one.isascii() and one.isdigit() for one in classes)
-    classes.sort(key=(lambda one: (int(one), one)) if numbers else None)
+    classes = classes_of(name, spec, listing)
     number_of = {one: number for number, one in enumerate(classes)}
     of_picture = [number_of[file[len(root) :].partition("/")[0]] for file in pictures]
     order = sorted(range(len(pictures)), key=lambda row: (of_picture[row], pictures[row]))
@@ -38,6 +35,14 @@ def read(name: str, spec: SetSpec, listing: Listing) -> Found:
     for row, file, sha256 in zip(order, files, digests(files, name), strict=True):
         found.add(pictures[row], PicturePlace(str(file)), sha256)
     return found
+
+
+def classes_of(name: str, spec: SetSpec, listing: Listing) -> list[str]:
+    """The folders, empty ones too."""
+    folder = listing.folder / _split_of(name, spec, listing)
+    classes = [one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    numbers = all(one.isascii() and one.isdigit() for one in classes)
+    return sorted(classes, key=(lambda one: (int(one), one)) if numbers else None)
 
 
 def _split_of(name: str, spec: SetSpec, listing: Listing) -> str:

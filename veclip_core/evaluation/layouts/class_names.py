@@ -125,7 +125,7 @@ def read_texts(path: Path) -> Texts:
             if len(texts) < len(rows):
                 raise ValueError("a label twice")
         else:
-            texts = [line.strip() for line in told.splitlines()]
+            texts = [line.strip() for line in told.rstrip().splitlines()]
     except (ValueError, RecursionError, csv.Error) as error:
         raise EvaluationSetError(f"{path} can't be read as class texts: {error}") from error
     if not texts:

@@ -15,7 +15,8 @@ from veclip_core.evaluation.sets import EvaluationSetError
 LAYOUTS = (
     "CLIP_benchmark's WebDataset layout (test/nshards.txt with test/0.tar and on); a json of Karpathy's splits, of COCO or of"
     " SugarCrepe, with the folder of its pictures; parquet files of Hugging Face `datasets` with the pictures inside; one csv, tsv,"
-    " jsonl or parquet table of files and captions or classes, beside the pictures; a folder a class with its pictures"
+    " jsonl or parquet table of files and captions or classes, beside the pictures; a folder a class with its pictures."
+    " Archives are unpacked first"
 )
 
 
@@ -55,14 +56,15 @@ def detect(name: str, spec: SetSpec, path: Path) -> Reading:
                 " split: `split` in the catalogue)"
             )
         listed = Listing.of(shards.parent)
-        return Reading(layout, listed.facts(), lambda _: webdataset.read(name, spec, shards), shards.parent)
+        return Reading(layout, listed.facts(), lambda _: webdataset.read(name, shards), shards.parent)
     folder = path if path.is_dir() else path.parent
     if layout == "parquet":
         files = parquets.files_of(name, spec, path)
         return Reading(layout, _facts(files), lambda copy: parquets.read(name, spec, files, copy), folder)
-    pictures = Listing.of(Path(spec.pictures).expanduser().resolve() if spec.pictures else folder)
+    pictures = Listing.of(Path(spec.pictures) if spec.pictures else folder)
     if layout == "folders":
-        return Reading(layout, pictures.facts(), lambda _: class_folders.read(name, spec, pictures), folder)
+        classes = class_folders.classes_of(name, spec, pictures)
+        return Reading(layout, [classes, *pictures.facts()], lambda _: class_folders.read(name, spec, pictures), folder)
     file = path if path.is_file() else _one_of(path, layout)
     read = annotations.read if layout == "json" else tables.read
     return Reading(layout, [*_facts([file]), *pictures.facts()], lambda _: read(name, spec, file, pictures), folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from veclip_core import storage
 from veclip_core.evaluation.sets import EvaluationSetError, PicturePlace
@@ -62,7 +63,7 @@ class Found:
         }
         columns: dict[str, pa.Array] = {
             "id": pa.array(self.ids, pa.string()),
-            "address": pa.array([place.address for place in self.places], pa.string()),
+            "address": pa.array([place.address.removeprefix(f"{path.parent}/") for place in self.places], pa.string()),
             "offset": pa.array([place.offset for place in self.places], pa.int64()),
             "length": pa.array([place.length for place in self.places], pa.int64()),
             "sha256": pa.array(self.sha256, pa.string()),
@@ -77,14 +78,18 @@ class Found:
 
     @classmethod
     def read(cls, path: Path) -> "Found":
-        """Raises ValueError, KeyError or OSError where there is no such table."""
+        """Raises ValueError, KeyError, TypeError or OSError where there is no such table, or not what was copied for it."""
         table = pq.read_table(path, use_threads=False, pre_buffer=False)
         facts = json.loads((table.schema.metadata or {})[b"found"])
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
-        at = zip(columns["address"], columns["offset"], columns["length"], strict=True)
+        # Copies lie beside the table, wherever the cache is now.
+        for copy in {address for address in columns["address"] if not address.startswith("/")}:
+            (path.parent / copy).stat()
+        addresses = [one if one.startswith("/") else f"{path.parent}/{one}" for one in columns["address"]]
+        places = zip(addresses, columns["offset"], columns["length"], strict=True)
         return cls(
             columns["id"],
-            [PicturePlace(*place) for place in at],
+            [PicturePlace(*place) for place in places],
             columns["sha256"],
             columns["captions"],
             {name: Labels(**one) for name, one in facts["labels"].items()},
@@ -101,14 +106,17 @@ def _storable(text: str) -> str:
 def read_once(folder: Path, read: Callable[[], Found]) -> Found:
     """What was found before, where `folder` (of this very listing) has it."""
     kept = folder / KEPT_AS
-    if kept.is_file():
-        try:
-            return Found.read(kept)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
-            logger.warning("%s can't be read (%s): the set is read anew", kept, error)
-    found = read()
-    found.write(kept)
-    return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # a second process waits, and finds it there
+        if kept.is_file():
+            try:
+                return Found.read(kept)
+            except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
+                logger.warning("%s can't be read (%s): the set is read anew", kept, error)
+        storage.remove_dead_temporaries(str(folder))
+        found = read()
+        found.write(kept)
+        return found
 
 
 def refuse(where: object, problems: Sequence[Any], what: str, mend: str) -> None:

@@ -1,5 +1,6 @@
 """The files below a folder, and what tells them from others of the same names."""
 
+import errno
 import hashlib
 import os
 from collections import Counter
@@ -60,7 +61,8 @@ def is_picture(name: str) -> bool:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    seen: set[tuple[int, int]] = set()
+    top = root.stat()
+    seen = {(top.st_dev, top.st_ino)}
     left = [("", root)]
     while left:
         inside, folder = left.pop()
@@ -70,8 +72,10 @@ def _walk(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
                     continue
                 try:
                     facts = entry.stat()
-                except FileNotFoundError:  # a link to nothing
-                    continue
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.ELOOP):  # a link to nothing, or to itself
+                        continue
+                    raise
                 name = f"{inside}{entry.name}"
                 if not entry.is_dir():
                     if entry.is_file():

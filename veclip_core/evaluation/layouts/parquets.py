@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,19 +55,11 @@ def files_of(name: str, spec: SetSpec, path: Path) -> list[Path]:
     files = candidates(path)
     by_split: dict[str, list[Path]] = {}
     for file in files:
-        of_name = re.split(r"[-.]", file.name)[0]
-        known = of_name in (spec.split, *KNOWN_SPLITS) or file.parent == path
-        by_split.setdefault(of_name if known else file.parent.name, []).append(file)
-    split = spec.split or next((one for one in KNOWN_SPLITS if one in by_split), "")
-    if not split and len(by_split) == 1:
-        split = next(iter(by_split))
-    if split not in by_split and not spec.split and all(file.parent == path for file in files) and files:
-        return files
+        by_split.setdefault(split_of(str(file.relative_to(path)), spec.split), []).append(file)
+    split = chosen_split(set(by_split), spec.split)
     if split not in by_split:
-        told = repr(split) if split else "any known split"
-        raise EvaluationSetError(
-            f"{name}: {path} has no parquet files of {told}. There are {', '.join(by_split) or 'none'}"
-        )
+        there = ", ".join(one or "files without one in their names" for one in by_split) or "none"
+        raise EvaluationSetError(f"{name}: {path} has no parquet files of the split {split!r}. There are {there}")
     chosen = by_split[split]
     if len({file.parent for file in chosen}) > 1:
         folders = ", ".join(sorted({str(file.parent.relative_to(path)) for file in chosen}))
@@ -75,6 +67,26 @@ def files_of(name: str, spec: SetSpec, path: Path) -> list[Path]:
             f"{name}: {path} holds several configurations ({folders}): give the folder of the one meant"
         )
     return chosen
+
+
+def split_of(file: str, told: str) -> str:
+    """`test-00000-of-00001.parquet`, `test.parquet` and `test/0000.parquet` are of `test`; empty where no name says one.
+
+    Args:
+        told: a split that may be none of the known ones.
+    """
+    pieces = file.split("/")
+    named = re.match(r"(.+?)(?:-\d{5}-of-\d{5})?\.parquet", pieces[-1])
+    said = [named[1] if named else "", *pieces[-2:-1]]
+    known = next((one for one in said if one in (told, *KNOWN_SPLITS)), "")
+    return known or ("" if not named or named[0] == f"{named[1]}.parquet" else named[1])
+
+
+def chosen_split(there: Collection[str], told: str) -> str:
+    """The split told, or the first of the known ones, or the only one."""
+    if told or not there:
+        return told
+    return next((one for one in KNOWN_SPLITS if one in there), next(iter(there)) if len(there) == 1 else "")
 
 
 def read(name: str, spec: SetSpec, files: Sequence[Path], copy: Path) -> Found:
@@ -195,7 +207,11 @@ def _class_names(schema: "pa.Schema") -> dict[str, list[str]]:
     """The names of each ClassLabel column, as `datasets` keeps them in the schema."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        found = {name: one["names"] for name, one in features.items() if one.get("_type") == "ClassLabel"}
+        found = {
+            name: one["names"]
+            for name, one in features.items()
+            if isinstance(one, dict) and one.get("_type") == "ClassLabel"
+        }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return {

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from veclip_core.evaluation.layouts.class_folders import LABEL
 from veclip_core.evaluation.layouts.found import Found, Labels, refuse
-from veclip_core.evaluation.set_catalogue import SetSpec
 from veclip_core.evaluation.sets import EvaluationSetError, PicturePlace
 from veclip_core.sources.picture_tars import MAX_NAME_CHARS, MAX_TEXT_BYTES
 
@@ -22,7 +21,7 @@ DEFAULT_SPLIT = "test"
 PICTURES = ("webp", "png", "jpg", "jpeg")
 """In the order of CLIP_benchmark's preference."""
 SELECTION = "image_caption_selection"
-"""What a type file may say of pictures with a choice of captions; CLIP_benchmark knows them by the name `sugar_crepe`."""
+"""What a type file may say of pictures with a choice of captions."""
 MAX_SHARDS = 100_000
 
 
@@ -56,12 +55,7 @@ def beside(shards: Path, file: str) -> Path | None:
 
 def tars_of(shards: Path) -> list[Path]:
     """Raises EvaluationSetError where not all are there."""
-    try:
-        count = int((shards / SHARDS).read_text())
-        if not 0 < count <= MAX_SHARDS:
-            raise ValueError(f"{count:,} shards")
-    except (OSError, ValueError) as error:
-        raise EvaluationSetError(f"{shards / SHARDS} must hold the number of tars ({error})") from error
+    count = shard_count(shards / SHARDS)
     tars = [shards / f"{number}.tar" for number in range(count)]
     refuse(
         shards, [tar.name for tar in tars if not tar.is_file()], f"{SHARDS} says {count:,} tars, and some are missing",
@@ -70,9 +64,21 @@ def tars_of(shards: Path) -> list[Path]:
     return tars
 
 
-def read(name: str, spec: SetSpec, shards: Path) -> Found:
+def shard_count(file: Path) -> int:
+    """What `nshards.txt` says. Raises EvaluationSetError where it is no number of tars."""
+    try:
+        with open(file, "rb") as told:
+            count = int(told.read(100))
+        if not 0 < count <= MAX_SHARDS:
+            raise ValueError(f"{count:,}")
+    except (OSError, ValueError) as error:
+        raise EvaluationSetError(f"{file} must hold the number of tars ({error})") from error
+    return count
+
+
+def read(name: str, shards: Path) -> Found:
     """Captions are the lines of each `txt`, labels the number in each `cls`."""
-    kind = _kind(name, spec, shards)
+    kind = _kind(name, shards)
     needed = "cls" if kind == "classification" else "txt"
     found = Found(choice=kind == SELECTION)
     numbers: list[int] = []
@@ -102,11 +108,9 @@ def read(name: str, spec: SetSpec, shards: Path) -> Found:
     return found
 
 
-def _kind(name: str, spec: SetSpec, shards: Path) -> str:
+def _kind(name: str, shards: Path) -> str:
     path = beside(shards, TYPE)
-    kind = path.read_text().strip().lower() if path else "classification"
-    if kind == "retrieval" and (spec.choice or name.lower().replace("_", "").replace("-", "").startswith("sugarcrepe")):
-        return SELECTION
+    kind = path.read_text("utf-8", "replace").strip().lower() if path else "classification"
     if kind == "multilabel":
         raise EvaluationSetError(
             f"{name} has several labels a picture (multilabel): such a set can't be scored here. Take one with one label each"
