@@ -123,7 +123,7 @@ def test_a_page_is_whole_and_needs_nothing_from_outside(
         value or "" for name, value in page.attributes if name in ("src", "href", "data", "srcset", "xlink:href")
     ]
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 7
     assert not re.search(r"@import|url\((?!#)", path.read_text())
 
 
@@ -255,7 +255,7 @@ def test_a_page_with_a_control_shows_every_pair(
     for title in ("Mixed − AltText only", "Control − AltText only", "Mixed − Control", "Seed by seed"):
         assert title in page.text
     assert f"{with_control['comparisons']['made']} differences were computed" in " ".join(page.text.split())
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 7
 
 
 def test_examples_are_picked_by_outcome_and_not_by_eye(found: list[Evaluation]) -> None:

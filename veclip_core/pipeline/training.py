@@ -163,8 +163,13 @@ def _train_rank(world: World, tell: Tell, job: _Job) -> None:
 
 def tracker_of(chain: Chain) -> Tracker:
     """MLflow where settings name it."""
-    uri = chain.settings.tracking_uri
-    return NoTracker() if uri is None else MlflowTracker(uri, artifact_root=chain.settings.artifact_folder)
+    return tracker_from(chain.settings)
+
+
+def tracker_from(settings: Settings) -> Tracker:
+    """The same, where there is no chain."""
+    uri = settings.tracking_uri
+    return NoTracker() if uri is None else MlflowTracker(uri, artifact_root=settings.artifact_folder)
 
 
 def require_manifest(chain: Chain, arm: str) -> None:

@@ -3,6 +3,8 @@
 from veclip_core.evaluation.report.inputs import (
     CaptionExample,
     Captions,
+    Chart,
+    Contamination,
     DataCard,
     HowTo,
     LossCurve,
@@ -10,12 +12,15 @@ from veclip_core.evaluation.report.inputs import (
     StageRows,
     StandIn,
 )
+from veclip_core.evaluation.report.models_page import write_models_page
 from veclip_core.evaluation.report.page import write_report
 from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval_examples
 
 __all__ = [
     "CaptionExample",
     "Captions",
+    "Chart",
+    "Contamination",
     "DataCard",
     "HowTo",
     "LossCurve",
@@ -24,5 +29,6 @@ __all__ = [
     "StageRows",
     "StandIn",
     "retrieval_examples",
+    "write_models_page",
     "write_report",
 ]

@@ -7,7 +7,8 @@ from typing import Any
 from veclip_core.captioning.text_statistics import CaptionStatistics
 from veclip_core.evaluation.report import figures
 from veclip_core.evaluation.report.inputs import CaptionExample
-from veclip_core.evaluation.report.page import CAPTION_PIXELS, HERE, environment, with_thumbnails
+from veclip_core.evaluation.report.page import CAPTION_PIXELS, with_thumbnails
+from veclip_core.evaluation.report.rendering import HERE, environment
 from veclip_core.shards import Totals
 
 TEXT_NAMES = {"alt_text": "AltText", "vec": "VeC", "vecap": "VeCap"}

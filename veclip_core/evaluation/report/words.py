@@ -10,6 +10,9 @@ METRIC_NAMES = {
     "mean_rank": "Mean rank",
     "i2t_mean_rank": "Mean rank, image to text",
     "t2i_mean_rank": "Mean rank, text to image",
+    "i2t_median_rank": "Median rank, image to text",
+    "t2i_median_rank": "Median rank, text to image",
+    "selection_accuracy": "Right caption chosen",
 }
 SPLIT_NAMES = {"all": "All", "fitted": "Concepts the captioner knows", "unseen": "Concepts held out from it"}
 SET_NAMES = {"openmoji": "OpenMoji, an artist neither captioner nor models have seen"}
