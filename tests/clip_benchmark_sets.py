@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from veclip_core.config import digest_of
 from veclip_core.evaluation.sets import EvaluationSet, Labelling, PicturePlace
 
 WORDS = (
@@ -53,33 +54,44 @@ def write_set(
     templates = "\n".join(template.replace("{}", "{c}") for template in TEMPLATES)
     (folder / "zeroshot_classification_templates.txt").write_text(templates)
     chance, pixels = random.Random(0), np.random.default_rng(0)
-    places, texts, target = [], [], []
     for shard in range(shards):
-        path = tars / f"{shard}.tar"
-        told = []
-        with tarfile.open(path, "w") as tar:
+        with tarfile.open(tars / f"{shard}.tar", "w") as tar:
             for number in range(shard * pictures // shards, (shard + 1) * pictures // shards):
                 label = chance.randrange(len(CLASSES))
                 lines = [" ".join(chance.choices(WORDS, k=chance.randrange(4, 9))) for _ in range(captions)]
                 annotation = ("txt", "\n".join(lines)) if retrieval else ("cls", str(label))
-                told.append(f"{number:06d}.jpg")
-                texts.append(lines)
-                target.append(label)
                 for suffix, content in (("jpg", _picture(pixels, size)), (annotation[0], annotation[1].encode())):
                     member = tarfile.TarInfo(f"{number:06d}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
+    return read_set(folder)
+
+
+def read_set(folder: Path) -> EvaluationSet:
+    """What `write_set` wrote."""
+    places, annotations = [], []
+    for number in range(int((folder / "test" / "nshards.txt").read_text())):
+        path = folder / "test" / f"{number}.tar"
         with tarfile.open(path) as tar:
-            places += [PicturePlace(str(path), (one := tar.getmember(name)).offset_data, one.size) for name in told]
+            for member in tar:
+                if member.name.endswith(".jpg"):
+                    places.append(PicturePlace(str(path), member.offset_data, member.size))
+                elif (content := tar.extractfile(member)) is not None:
+                    annotations.append(content.read().decode())
+    count = len(places)
+    texts = [note.splitlines() for note in annotations]
+    retrieval = (folder / "dataset_type.txt").read_text() == "retrieval"
+    owner_M = [row for row, lines in enumerate(texts) for _ in lines]
+    target_N = [] if retrieval else [int(note) for note in annotations]
     return EvaluationSet(
         name=folder.name,
-        ids=tuple(f"{number:06d}" for number in range(pictures)),
+        ids=tuple(f"{number:06d}" for number in range(count)),
         pictures=tuple(places),
         captions=tuple(line for lines in texts for line in lines) if retrieval else (),
-        caption_picture_M=np.repeat(np.arange(pictures), captions) if retrieval else np.zeros(0, np.int64),
-        labels={} if retrieval else {"class": Labelling(CLASSES, np.array(target), TEMPLATES)},
-        splits={"all": np.ones(pictures, dtype=bool)},
-        content=f"{folder.name}, {pictures} pictures",
+        caption_picture_M=np.array(owner_M if retrieval else [], np.int64),
+        labels={} if retrieval else {"class": Labelling(CLASSES, np.array(target_N), TEMPLATES)},
+        splits={"all": np.ones(count, dtype=bool)},
+        content=digest_of([folder.name, count, annotations]),
     )
 
 
