@@ -119,8 +119,9 @@ class ReleasedNetwork:
         import torch
 
         def embed(some: "Sequence[Image.Image] | torch.Tensor") -> "torch.Tensor":
-            given = isinstance(some, torch.Tensor)
-            images_BCHW = some if given else torch.stack([self.preprocess(one) for one in some])
+            images_BCHW = (
+                some if isinstance(some, torch.Tensor) else torch.stack([self.preprocess(one) for one in some])
+            )
             return self._projected(self._model.get_image_features(images_BCHW.to(self._device)))
 
         return self._in_batches(pictures, embed)

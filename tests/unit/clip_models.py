@@ -28,8 +28,8 @@ def write_huggingface_clip(folder: Path) -> Path:
     return folder
 
 
-def write_open_clip(folder: Path) -> Path:
-    """In open_clip's format, as `hf-hub:` models have it."""
+def write_open_clip(folder: Path, **sizes: dict[str, int]) -> Path:
+    """In open_clip's format, as `hf-hub:` models have it; of other sizes where they are given."""
     import open_clip
     from safetensors.torch import save_file
 
@@ -37,6 +37,7 @@ def write_open_clip(folder: Path) -> Path:
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+        **sizes,
     }
     torch.manual_seed(0)
     model = open_clip.CLIP(**described)

@@ -10,7 +10,13 @@ from PIL import Image
 from tests.unit.evaluation_world import PlantedModel, openmoji, unit_rows, write_openmoji
 from veclip_core.evaluation.evaluate import EvaluationConfig, compare, evaluate
 from veclip_core.evaluation.metrics import Ranks, chance, metric_statistics
-from veclip_core.evaluation.retrieval import chance_rank_percent, chance_recall, rank_percent, retrieval_ranks
+from veclip_core.evaluation.retrieval import (
+    chance_median_rank,
+    chance_rank_percent,
+    chance_recall,
+    rank_percent,
+    retrieval_ranks,
+)
 from veclip_core.evaluation.sets import EvaluationSetError, ragged_set, read_openmoji
 
 
@@ -81,6 +87,33 @@ def test_embeddings_that_are_not_finite_are_refused() -> None:
         retrieval_ranks(pictures, captions, owner)
 
 
+@pytest.mark.parametrize("cells", [1, 997, 10**9])
+def test_ranks_do_not_depend_on_how_many_at_a_time(cells: int) -> None:
+    pictures, captions, owner = embeddings(SHAPES["ragged"], seed=4)
+    # On a grid: scores are the same however they are summed, and many are tied.
+    pictures, captions = (np.round(rows * 4).astype(np.float32) for rows in (pictures, captions))
+    shuffled = np.random.default_rng(0).permutation(len(owner))
+    whole = retrieval_ranks(pictures, captions, owner)
+    assert (whole.i2t_N % 1 == 0.5).any()
+    found = retrieval_ranks(pictures, captions[shuffled], owner[shuffled], cells=cells)
+    np.testing.assert_array_equal(found.i2t_N, whole.i2t_N)
+    np.testing.assert_array_equal(found.t2i_M, whole.t2i_M[shuffled])
+
+
+def test_what_cannot_be_read_is_last_and_before_nothing() -> None:
+    pictures, captions, owner = embeddings(SHAPES["ragged"], seed=5)
+    scores = pictures.astype(np.float64) @ captions.T
+    bad = [0, 77, 149]
+    pictures[bad] = 0
+    ranks = retrieval_ranks(pictures, captions, owner, unreadable=bad)
+    scores[bad] = -np.inf
+    lost = np.isin(owner, bad)
+    assert set(ranks.i2t_N[bad]) == {float(len(owner))}
+    assert set(ranks.t2i_M[lost]) == {150.0}
+    t2i = 1 + (scores > scores[owner, np.arange(len(owner))]).sum(0)
+    np.testing.assert_array_equal(ranks.t2i_M[~lost], t2i[~lost])
+
+
 def test_chance_is_what_random_orders_give() -> None:
     right = np.array([1, 2, 5])
     generator = np.random.default_rng(0)
@@ -88,6 +121,8 @@ def test_chance_is_what_random_orders_give() -> None:
     assert chance_recall(5, 40, right) == pytest.approx(100 * (best <= 5).mean(), abs=0.5)
     assert chance_rank_percent(40, right) == pytest.approx(rank_percent(best, 40).mean(), abs=0.5)
     assert chance_rank_percent(1581, np.ones(3)) == pytest.approx(50)
+    assert chance_median_rank(40, right) == pytest.approx(np.median(best), abs=1)
+    assert (chance_median_rank(40, np.ones(2)), chance_median_rank(41, np.ones(2))) == (20.5, 21)
 
 
 def test_metrics_with_several_captions_are_means_over_queries() -> None:
@@ -101,6 +136,8 @@ def test_metrics_with_several_captions_are_means_over_queries() -> None:
     assert values["i2t_mean_rank"] == pytest.approx((100 * (found.i2t_N - 1) / (len(owner) - 1)).mean())
     six = [values[f"{way}_r@{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)]
     assert values["mean_recall"] == pytest.approx(np.mean(six))
+    assert values["i2t_median_rank"] == np.median(found.i2t_N)
+    assert values["t2i_median_rank"] == np.median(found.t2i_M)
     assert chance(evaluation_set, "all").keys() == values.keys()
 
 

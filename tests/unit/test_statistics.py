@@ -6,13 +6,16 @@ import pytest
 from veclip_core.evaluation.statistics import (
     Interval,
     draw,
+    draw_all,
     draw_students_t,
     draw_weights,
     interval,
     mean_of,
     mean_per_class,
+    median,
     ratio,
     spread,
+    weight_blocks,
 )
 
 N = 150
@@ -129,6 +132,52 @@ def test_seeds_are_students_t() -> None:
     assert (drawn != np.sort(drawn)).any()
 
 
+@pytest.mark.parametrize("cells", [1, 1_000, 7 * N, 10**9])
+def test_draws_in_blocks_are_the_draws_at_once(cells: int) -> None:
+    mask = np.arange(N) % 4 != 0
+    blocks = list(weight_blocks(mask, 61, 5, cells=cells))
+    assert max(block.size for block in blocks) <= max(cells, N)
+    chosen = np.flatnonzero(mask)
+    drawn = chosen[np.random.default_rng([5, len(chosen)]).integers(len(chosen), size=(61, len(chosen)))]
+    at_once = np.stack([np.bincount(row, minlength=N) for row in drawn])
+    np.testing.assert_array_equal(np.concatenate(blocks), at_once)
+
+
+def test_statistics_drawn_together_are_those_drawn_alone() -> None:
+    generator = np.random.default_rng(6)
+    pictures = 70_000  # several blocks of few draws
+    mask, classes = generator.random(pictures) < 0.5, generator.integers(0, 1_000, pictures)
+    hit = 100.0 * (generator.random(pictures) < 0.3)
+    together = draw_all({"top1": ratio(hit), "per_class": mean_per_class(hit, classes)}, mask, 12, 1)
+    weights = draw_weights(mask, 12, 1)
+    for name, statistic in (("top1", ratio(hit)), ("per_class", mean_per_class(hit, classes))):
+        alone = draw(statistic, mask, weights)
+        assert together[name].value == pytest.approx(alone.value, rel=1e-12)
+        np.testing.assert_allclose(together[name].draws_B, alone.draws_B, rtol=1e-12)
+
+
+def test_intervals_of_medians_and_of_means_per_class_cover_too() -> None:
+    classes = np.arange(N) % 5
+
+    def trial(statistic_of, truth: float):
+        def one(generator: np.random.Generator, number: int) -> bool:
+            mask = np.ones(N, dtype=bool)
+            values = generator.exponential(2.0, N) + classes
+            drawn = draw(statistic_of(values), mask, draw_weights(mask, 400, number))
+            found = interval([drawn], seed=number)
+            return found.low <= truth <= found.high
+
+        return one
+
+    per_class = trial(lambda values: mean_per_class(values, classes), 2.0 + classes.mean())
+    assert 0.9 <= coverage(per_class, trials=200) <= 0.985
+    # Where the five shifted exponentials' mixture has half its mass.
+    edges = np.linspace(0, 12, 120_001)
+    mass = np.mean([np.where(edges > c, 1 - np.exp(-(edges - c) / 2), 0) for c in range(5)], axis=0)
+    middle = edges[np.searchsorted(mass, 0.5)]
+    assert 0.9 <= coverage(trial(median, float(middle)), trials=200) <= 0.985
+
+
 def test_weights_mean_what_repeating_the_pictures_means() -> None:
     generator = np.random.default_rng(2)
     value, count = generator.random(10), generator.integers(1, 4, 10)
@@ -140,6 +189,11 @@ def test_weights_mean_what_repeating_the_pictures_means() -> None:
     np.testing.assert_allclose(both, [(value[d].mean() + value[d].sum() / count[d].sum()) / 2 for d in drawn])
     by_class = [np.mean([value[d][classes[d] == c].mean() for c in set(classes[d])]) for d in drawn]
     np.testing.assert_allclose(mean_per_class(value, classes)(weights), by_class)
+    np.testing.assert_allclose(median(value)(weights), [np.median(value[d]) for d in drawn])
+    owner = np.repeat(np.arange(10), count)
+    of_captions = generator.integers(1, 6, len(owner)).astype(float)
+    repeated = [np.concatenate([of_captions[owner == picture] for picture in d]) for d in drawn]
+    np.testing.assert_allclose(median(of_captions, owner)(weights), [np.median(values) for values in repeated])
 
 
 def test_seeds_that_do_not_pair_are_refused() -> None:

@@ -55,8 +55,10 @@ def compare(
         "summary": [],
         "differences": [],
     }
-    if headline is None:
-        headline = [(model, str(baseline)) for model in models if baseline in models and model != baseline][:1]
+    against = (
+        [] if baseline is None or baseline not in models else [(one, baseline) for one in models if one != baseline]
+    )
+    headline = against[:1] if headline is None else headline
     by_metric = [] if headline_metrics is None else list(headline_metrics)
     for name in dict.fromkeys(evaluation.evaluation_set.name for evaluation in evaluations):
         group = [evaluation for evaluation in evaluations if evaluation.evaluation_set.name == name]
@@ -67,8 +69,7 @@ def compare(
         runs = {model: by_seed for model, by_seed in runs.items() if by_seed}
         for by_seed in runs.values():
             results["summary"] += score_rows(list(by_seed.values()), seeds=sorted(by_seed))
-        others = [(model, str(baseline)) for model in runs if model != baseline]
-        for model, base in dict.fromkeys([*headline, *others]):
+        for model, base in dict.fromkeys([*headline, *against]):
             if model in runs and base in runs:
                 results["differences"] += _differences(runs[model], runs[base])
     by_metric = list(dict.fromkeys(by_metric))

@@ -209,8 +209,9 @@ def _column(rows_ND: np.ndarray, missing: int = 0) -> pa.Array:
 
 def pictures_and_captions(embedded: ShardSet, index: Index, evaluation_set: EvaluationSet) -> Embeddings:
     """Read from the shards of a set's index."""
-    rows, errors, items = [], {}, []
-    pictures, texts = [], []
+    rows: list[int] = []
+    errors: dict[int, str] = {}
+    items, pictures, texts = [], [], []
     for key in index.shard_keys():
         table = read(embedded, key, "parquet")
         told = table.select(["row", "error"]).to_pylist()

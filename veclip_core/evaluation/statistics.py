@@ -56,7 +56,7 @@ def mean_per_class(value_N: np.ndarray, class_N: np.ndarray) -> Statistic:
     value_ordered_N = np.asarray(value_N, dtype=np.float64)[order_N]
 
     def value(weights_BN: np.ndarray) -> np.ndarray:
-        ordered_BN = weights_BN[:, order_N]
+        ordered_BN = np.take(weights_BN, order_N, axis=1)
         count_BC = np.add.reduceat(ordered_BN, first_C, axis=1)
         ordered_BN *= value_ordered_N
         total_BC = np.add.reduceat(ordered_BN, first_C, axis=1)
@@ -73,7 +73,7 @@ def median(value_Q: np.ndarray, picture_Q: np.ndarray | None = None) -> Statisti
     picture_ordered_Q = order_Q if picture_Q is None else picture_Q[order_Q]
 
     def value(weights_BN: np.ndarray) -> np.ndarray:
-        count_BQ = np.cumsum(weights_BN[:, picture_ordered_Q], axis=1)
+        count_BQ = np.cumsum(np.take(weights_BN, picture_ordered_Q, axis=1), axis=1)
         half_B = count_BQ[:, -1] / 2
         pairs = zip(count_BQ, half_B, strict=True)
         lower_B, upper_B = np.transpose(
