@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from veclip_core.evaluation.layouts.found import Labels, refuse
 from veclip_core.evaluation.sets import EvaluationSetError, Labelling
 from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, readable
@@ -36,6 +38,8 @@ def labelling_of(
         EvaluationSetError: where these texts are not those of the labels.
     """
     own = labels.classes
+    classes: list[str]
+    at: Sequence[int]
     if texts is None and name.lower().startswith(IMAGENET):
         texts = _imagenet_texts(own, labels.numbered)
     if texts is None:
@@ -49,13 +53,11 @@ def labelling_of(
         unknown = [one for one in own if one not in texts]
         refuse(name, unknown, f"{len(unknown):,} classes that the class list lacks", "Add them to the list.")
         order = {one: number for number, one in enumerate(texts)}
-        classes, at = list(texts.values()), [order[one] for one in own]  # type: ignore[assignment]
+        classes, at = list(texts.values()), [order[one] for one in own]
     else:
         classes, at = list(texts), _positions(name, own, labels.numbered, list(texts))
     empty = [number for number, text in enumerate(classes) if not text.strip()]
     refuse(name, empty, "classes without a text (numbers from 0)", "Give each a text.")
-    import numpy as np
-
     target_N = np.asarray(at)[np.asarray(labels.of_picture)]
     counted = {
         "empty_classes": len(classes) - len(np.unique(target_N)),

@@ -79,10 +79,11 @@ def _layout_of(path: Path) -> Layout | None:
         return "table" if tables.is_table(path.name) else None
     if webdataset.split_folder(path, ""):
         return "webdataset"
-    if _candidates(path, "json"):
-        return "json"
+    # Before json: a folder of the hub's may describe its columns in one.
     if any(parquets.looks_so(file) for file in parquets.candidates(path)):
         return "parquet"
+    if _candidates(path, "json"):
+        return "json"
     if _candidates(path, "table"):
         return "table"
     return "folders" if class_folders.looks_so(Listing.of(path)) else None

@@ -51,8 +51,12 @@ def fetched(name: str, address: str, split: str, folder: Path, allowed_hosts: fr
             fetching = _Fetching(name, folder / "partial" / key, allowed_hosts)
             try:
                 files = fetching.web(address, split) if _is_web(address) else fetching.listed(address, split)
-            except (FetchError, FileNotFoundError) as error:
+            except FetchError as error:
                 raise EvaluationSetError(f"{name}: {error}") from error
+            except OSError as error:
+                raise EvaluationSetError(
+                    f"{name}: {storage.shown(address)} can't be had ({error}): run it again, it goes on from where it is"
+                ) from error
             except (ValueError, ImportError) as error:  # fsspec's, of a protocol that it doesn't know
                 if isinstance(error, EvaluationSetError):
                     raise

@@ -106,7 +106,8 @@ def read(name: str, spec: SetSpec, files: Sequence[Path], copy: Path) -> Found:
     labels = _label_columns(files[0], others, named_classes, texts, spec)
     split = [one for one in others if one.lower() == tables.SPLIT_COLUMN]
     columns = [image, *dict.fromkeys([*texts, *labels, *split])]
-    found, told = Found(), {column: [] for column in labels}  # type: dict[str, list[Any]]
+    found = Found()
+    told: dict[str, list[Any]] = {column: [] for column in labels}
     rows_of: dict[tuple[str, str], int] = {}
     bad: list[str] = []
     wanted = _split_wanted(name, spec, files, split)

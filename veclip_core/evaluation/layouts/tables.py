@@ -43,15 +43,17 @@ def read(name: str, spec: SetSpec, table: Path, listing: Listing) -> Found:
     Raises:
         EvaluationSetError: for a row without a file, a file that is not there, a file of two classes.
     """
-    rows, found = rows_of(table), Found()
-    if not rows:
+    all_rows, found = rows_of(table), Found()
+    if not all_rows:
         raise EvaluationSetError(f"{table} has no rows")
-    columns = list(rows[0])
-    rows = of_split(name, spec, rows, found)
+    columns = list(all_rows[0])
+    rows = of_split(name, spec, all_rows, found)
     image = column_of(table, columns, spec.image_column, FILE_COLUMNS, "the pictures' files")
     texts = caption_columns(table, columns, spec)
     label = label_column(table, columns, spec, texts)
-    files, by_file, missing = Files(listing), {}, []
+    files = Files(listing)
+    by_file: dict[str, list[Row]] = {}
+    missing: list[str] = []
     for number, row in enumerate(rows, 1):
         file = files.find(str(row[image] or ""))
         if file is None:
@@ -67,7 +69,8 @@ def read(name: str, spec: SetSpec, table: Path, listing: Listing) -> Found:
         found.add(file, PicturePlace(str(path)), sha256, [text for row in own for text in captions_of(row, texts)])
     if label is not None:
         found.labels[LABEL] = _labels(table, label, by_file)
-    found.notes["pictures_without_text"] = len(listing.pictures) - len(by_file)
+    named = {files.find(str(row[image] or "")) for row in all_rows} - {None}
+    found.notes["pictures_without_text"] = len(listing.pictures) - len(named)
     return found
 
 
@@ -149,7 +152,8 @@ def _texts(cell: Any) -> Iterator[str]:
 
 
 def _labels(table: Path, column: str, by_file: dict[str, list[Row]]) -> Labels:
-    told, unclear = [], []
+    told: list[str] = []
+    unclear: list[str] = []
     for file, rows in by_file.items():
         of_rows = {str("" if row[column] is None else row[column]).strip() for row in rows}
         told.append(next(iter(of_rows)))
