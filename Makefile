@@ -7,10 +7,10 @@ RUN := source ./env.sh;
 # A file of tests a worker, the long files first; one thread each, because two OpenMP teams on one core wait for each other.
 PYTEST := VECLIP_THREADS=1 OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup sample demo experiment ui test test-all lint lock bench gpu-smoke clean
+.PHONY: help setup sample demo experiment reproduce-released ui test test-all lint lock bench gpu-smoke clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## the environment in .venv, from the locks
 
@@ -34,6 +34,9 @@ demo: sample ## the whole chain on the sample, through Dagster; prints the compa
 experiment: demo ## every arm and seed of the comparison, side by side, and the report over all of them
 	$(RUN) dagster job execute -m veclip_dagster.definitions -j experiment_sample
 	@$(RUN) veclip results --experiment
+
+reproduce-released: setup ## the released checkpoints on the paper's sets, as far as they are given, beside the published rows
+	$(RUN) veclip reproduce
 
 ui: setup ## serve Dagster (127.0.0.1:3000) and MLflow (127.0.0.1:5000) on the results
 	$(RUN) exec python -m veclip_dagster.ui

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from veclip_core import cli_captions, cli_checkpoints, cli_data, cli_report, cli_training
+from veclip_core import cli_captions, cli_checkpoints, cli_data, cli_evaluation, cli_report, cli_training
 from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.mendable import Mendable
 from veclip_core.processes import quiet_logging
@@ -32,6 +32,7 @@ app.add_typer(sample, name="sample")
 app.add_typer(cli_captions.commands)
 app.add_typer(cli_data.commands)
 app.add_typer(cli_checkpoints.commands)
+app.add_typer(cli_evaluation.commands)
 app.add_typer(cli_report.commands)
 app.add_typer(cli_training.commands)
 

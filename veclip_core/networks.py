@@ -6,7 +6,7 @@ quality, and one trained on the same texts proves nothing.
 
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -29,6 +29,7 @@ from veclip_core.released_checkpoints import is_archive, is_released, name_of, u
 from veclip_core.training.texts import T5_HUB
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 Kind = Literal["huggingface", "open_clip", "checkpoint", "released"]
@@ -44,8 +45,12 @@ CHECKPOINT_FILE = "state.json"
 class ClipNetwork(Protocol):
     """A loaded CLIP model."""
 
-    def encode_image(self, pictures: "Sequence[Image]") -> np.ndarray:
-        """Embeddings_ND float32 of norm 1."""
+    def preprocess(self, picture: "Image") -> "torch.Tensor":
+        """Image_CHW float32 as the model takes it, in any thread."""
+        ...
+
+    def encode_image(self, pictures: "Sequence[Image] | torch.Tensor") -> np.ndarray:
+        """Embeddings_ND float32 of norm 1, of pictures or of a preprocessed batch_NCHW."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -187,9 +192,13 @@ class HuggingFaceNetwork:
         # SigLIP has no attention mask: its texts are padded as they were in its training.
         self._padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
 
-    def encode_image(self, pictures: "Sequence[Image]") -> np.ndarray:
-        inputs = self._processor(images=list(pictures), return_tensors="pt").to(self._device)
-        return _normalised(lambda: self._model.get_image_features(**inputs))
+    def preprocess(self, picture: "Image") -> "torch.Tensor":
+        pixels_BCHW: torch.Tensor = self._processor(images=[picture], return_tensors="pt")["pixel_values"]
+        return pixels_BCHW[0]
+
+    def encode_image(self, pictures: "Sequence[Image] | torch.Tensor") -> np.ndarray:
+        batch_BCHW = _batch(pictures, self.preprocess).to(self._device)
+        return _normalised(lambda: self._model.get_image_features(pixel_values=batch_BCHW))
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         words = _without(texts, self._processor.tokenizer.all_special_tokens)
@@ -210,10 +219,12 @@ class OpenClipNetwork:
         self._model.eval()
         self._tokenizer: Any = open_clip.get_tokenizer(f"local-dir:{folder}")
 
-    def encode_image(self, pictures: "Sequence[Image]") -> np.ndarray:
-        import torch
+    def preprocess(self, picture: "Image") -> "torch.Tensor":
+        image_CHW: torch.Tensor = self._preprocess(picture)
+        return image_CHW
 
-        batch_BCHW = torch.stack([self._preprocess(picture) for picture in pictures]).to(self._device)
+    def encode_image(self, pictures: "Sequence[Image] | torch.Tensor") -> np.ndarray:
+        batch_BCHW = _batch(pictures, self.preprocess).to(self._device)
         return _normalised(lambda: self._model.encode_image(batch_BCHW))
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
@@ -240,6 +251,12 @@ def _without(texts: Sequence[str], specials: Sequence[str]) -> list[str]:
     """Texts without the tokenizer's own marks: what stands behind an `<|endoftext|>` in an AltText would not be read."""
     marks = re.compile("|".join(re.escape(mark) for mark in sorted(specials, key=len, reverse=True) if mark))
     return [marks.sub(" ", text) for text in texts] if specials else list(texts)
+
+
+def _batch(pictures: "Sequence[Image] | torch.Tensor", preprocess: "Callable[[Image], torch.Tensor]") -> "torch.Tensor":
+    import torch
+
+    return pictures if isinstance(pictures, torch.Tensor) else torch.stack([preprocess(one) for one in pictures])
 
 
 def _normalised(embed: Any) -> np.ndarray:

@@ -108,13 +108,20 @@ class ReleasedNetwork:
         """By which cosines are multiplied before a softmax."""
         return float(self._model.logit_scale.detach().exp())
 
-    def encode_image(self, pictures: "Sequence[Image.Image]") -> np.ndarray:
-        """Embeddings_ND float32 of norm 1."""
+    def preprocess(self, picture: "Image.Image") -> "torch.Tensor":
+        """Image_CHW float32."""
         import torch
 
-        def embed(some: "Sequence[Image.Image]") -> "torch.Tensor":
-            images_BCHW = np.stack([prepared(picture, self.image_size) for picture in some])
-            return self._projected(self._model.get_image_features(torch.from_numpy(images_BCHW).to(self._device)))
+        return torch.from_numpy(prepared(picture, self.image_size))
+
+    def encode_image(self, pictures: "Sequence[Image.Image] | torch.Tensor") -> np.ndarray:
+        """Embeddings_ND float32 of norm 1, of pictures or of a preprocessed batch_NCHW."""
+        import torch
+
+        def embed(some: "Sequence[Image.Image] | torch.Tensor") -> "torch.Tensor":
+            given = isinstance(some, torch.Tensor)
+            images_BCHW = some if given else torch.stack([self.preprocess(one) for one in some])
+            return self._projected(self._model.get_image_features(images_BCHW.to(self._device)))
 
         return self._in_batches(pictures, embed)
 

@@ -44,6 +44,9 @@ class Settings(BaseModel):
     """A list of URLs, domains and ids that no manifest has from now on; `veclip remove` takes them out of what is stored."""
     released_captions: str = ""
     """The list of the released caption files (a text file of addresses) that `released_captions_300m` fetches."""
+    released_checkpoints: str = ""
+    """The paper's released checkpoints: a folder of zips or unpacked ones, or paths and addresses with commas between; by default
+    `released/checkpoints` in the root."""
     blocked_domains: str = ""
     """A file of domains, one a line, that are never asked; local or remote."""
     licence: str = ""
@@ -67,6 +70,8 @@ class Settings(BaseModel):
     """For `faces`: the file of YuNet's weights (face_detection_yunet_2023mar.onnx of opencv_zoo)."""
     known_hashes: str = ""
     """For `known`: a text file, local or remote, of SHA-256 or PDQ hashes in hex, one a line."""
+    evaluation_sets: str = ""
+    """A YAML file, local or remote, of evaluation sets by name."""
     captioner: str = ""
     """The pair of models in place of the scale's own: `sample`, `default`, `paper`, `modern`, `one-pass` or `released`."""
     describer: str = ""

@@ -6,7 +6,7 @@ from veclip_core.pipeline.versions import code_versions
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
 from veclip_dagster.experiment_assets import experiment_assets
-from veclip_dagster.released_assets import released_captions_300m
+from veclip_dagster.released_assets import released_captions_300m, released_checkpoints, released_report
 from veclip_dagster.resources import VeclipResource
 from veclip_dagster.scale_assets import scale_assets
 
@@ -18,6 +18,8 @@ defs = dg.Definitions(
         *(asset for scale in SCALES.values() for asset in scale_assets(scale, settings)),
         *experiment_assets(sample, code_versions(sample, settings)),
         released_captions_300m,
+        released_checkpoints,
+        released_report,
     ],
     jobs=[
         dg.define_asset_job(
@@ -41,7 +43,13 @@ defs = dg.Definitions(
             "experiment_sample",
             selection=dg.AssetSelection.groups("experiment_sample").materializable(),
             description="Every arm and seed of the sample's comparison, and its report; finished work is not done again.",
-        )
+        ),
+        dg.define_asset_job(
+            "reproduce_released",
+            selection=dg.AssetSelection.assets(released_checkpoints, released_report),
+            description="The paper's released checkpoints on its evaluation sets, as far as they are given, beside the published"
+            " scores.",
+        ),
     ],
     resources={"veclip": VeclipResource()},
     # One process a run: stages start workers of their own, and a process a step would cost seconds each.

@@ -106,7 +106,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         pool="gpu",
         code_version=code_versions["arms"],
         description="Every arm of the comparison with every seed, trained side by side: equal recipes, pictures, batches and "
-        f"crops, other texts. Arms: {', '.join(ARMS)}.",
+        f"crops, other texts. Arms: {', '.join(EXPERIMENT.arms)}.",
     )
     def arms(context: dg.AssetExecutionContext, config: ArmsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
         def on_progress(training: Training, step: int, numbers: Mapping[str, float]) -> None:

@@ -149,6 +149,7 @@ def _of_training(report: TrainReport) -> dict[str, dg.MetadataValue]:
         "caption_sources": metadata.counts_table(report.choices, "source"),
         "fallbacks": dg.MetadataValue.int(report.fallbacks),
         "unreadable": dg.MetadataValue.int(report.unreadable),
+        "truncated": dg.MetadataValue.int(report.truncated),
         "curves": metadata.panels(curves_of(report.history)),
     }
 
@@ -168,7 +169,7 @@ def result_of_report(made: MadeReport, settings: Settings) -> dg.MaterializeResu
         metadata={
             "report": dg.MetadataValue.path(made.report_uri),
             "results": dg.MetadataValue.path(made.results_uri),
-            "scores": _scores_table(made.results),
+            "scores": scores_table(made.results),
             **mlflow_links(settings, made.run_ids),
             **_headline_numbers(made.results),
         },
@@ -189,17 +190,18 @@ def _headline_numbers(results: Mapping[str, Any]) -> dict[str, dg.MetadataValue]
     }
 
 
-def _scores_table(results: Mapping[str, Any]) -> dg.MetadataValue:
+def scores_table(results: Mapping[str, Any]) -> dg.MetadataValue:
     records = [
         dg.TableRecord(
             {
                 "model": row["model"],
+                "set": row["set"],
                 "metric": row["metric"],
                 "better": better(row["metric"]),
                 "value": round(row["value"], 3),
                 "low": round(row["low"], 3),
                 "high": round(row["high"], 3),
-                "chance": round(row["chance"], 3),
+                "chance": None if row["chance"] is None else round(row["chance"], 3),
                 "n": row["n"],
             }
         )

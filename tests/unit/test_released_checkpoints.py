@@ -198,9 +198,7 @@ def test_settings_name_it_and_evaluation_takes_it(archive: Path, t5: Path, tmp_p
     assert config == network_named(str(archive), settings)
     assert Path(config.folder or "").is_relative_to(settings.cache_folder)
     evaluation_set = openmoji(tmp_path / "openmoji")
-    evaluation = evaluate(
-        open_network(config), NAME, evaluation_set, seed=0, checkpoint=config.revision or "", folder=tmp_path
-    )
+    evaluation = evaluate(open_network(config), NAME, evaluation_set, seed=0, checkpoint=config.revision or "")
     assert 0 <= evaluation.metric("mean_recall") <= 100
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 from cachetools import LRUCache
+from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
 from tests.unit.training_world import TINY, write_world
@@ -205,13 +206,25 @@ def test_fallbacks_and_sources_are_counted(tmp_path: Path) -> None:
     assert sum(batch.fallbacks for batch in epoch) == 8
 
 
+def test_texts_longer_than_the_context_are_cut_and_counted(world: tuple[str, list[str]]) -> None:
+    manifest = load_manifest(*world)
+    recipe = TINY.model_copy(update={"weights": {"vecap": 1.0}, "context_length": 8, "tokenizer": "bpe"})
+    pictures = StreamedPictures(manifest, 36, "pad")
+    lengths = [len(SimpleTokenizer().encode(row["vecap"])) for row in manifest.rows(list(range(48)))]
+    too_long = sum(length > 8 - 2 for length in lengths)
+    assert too_long == 48, "all of these are"
+    cut = [Batches.of(manifest, pictures, BpeTokenizer(8), recipe).at(step) for step in range(3)]
+    assert sum(batch.truncated for batch in cut) == too_long
+    assert all(batch.tokens_BL.shape == (16, 8) for batch in cut)
+    fits = [Batches.of(manifest, pictures, BpeTokenizer(max(lengths) + 2), recipe).at(step) for step in range(3)]
+    assert sum(batch.truncated for batch in fits) == 0, "one that just fits is whole"
+
+
 def test_the_sample_tokenizer_is_clips_renumbered() -> None:
     texts = ["Red Circle", "a drawing of a square &amp; more", "naïve café 12"]
     small, whole = SampleTokenizer.of_texts(texts, 12), BpeTokenizer(12)
     back = torch.tensor(small.clip_ids())
     assert torch.equal(back[small(texts)], whole(texts))
-    from open_clip.tokenizer import SimpleTokenizer
-
     assert torch.equal(whole(texts), SimpleTokenizer(context_length=12)(texts))
     assert (small(texts).argmax(1) == whole(texts).argmax(1)).all()
     assert int(small(texts).max()) == small.vocab_size - 1
@@ -297,6 +310,17 @@ def test_windows_read_every_row_once_an_epoch_whatever_the_ranks(rows: int, batc
     assert set(np.concatenate(first)) != set(np.concatenate(second)), "what is left out is not the same each time"
     for ranks in (2, 4, 16):
         assert np.array_equal(epoch_of(plan, 0, ranks), first)
+
+
+def test_more_ranks_than_tars_share_each_batch(world: tuple[str, list[str]]) -> None:
+    manifest = load_manifest(*world)
+    assert len(set(manifest.table["tar"].to_pylist())) == 2
+    windows = TINY.model_copy(update={"order": "windows"})
+    pictures, tokenizer = pictures_for(windows, manifest, Runtime()), tokenizer_for(windows, manifest)
+    whole = Batches.of(manifest, pictures, tokenizer, windows).at(1)
+    shares = [Batches.of(manifest, pictures, tokenizer, windows, rank, 8).at(1) for rank in range(8)]
+    assert torch.equal(torch.cat([share.images_BCHW for share in shares]), whole.images_BCHW)
+    assert [text for share in shares for text in share.texts] == list(whole.texts)
 
 
 def test_windows_ask_for_neighbours_evenly() -> None:

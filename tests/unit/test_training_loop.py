@@ -156,6 +156,17 @@ def test_fewer_rows_than_a_batch_are_trained_on(tmp_path: Path) -> None:
     assert math.isfinite(report.final_loss)
 
 
+def test_a_batch_of_identical_captions_teaches_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+    manifest = load_manifest(*write_world(tmp_path / "source", 48))
+    table = manifest.table.set_column(manifest.table.column_names.index("alt"), "alt", [["a picture"] * len(manifest)])
+    same = ManifestTable(manifest.source_uri, table, manifest.digest)
+    recipe = TINY.model_copy(update={"weights": ALT_TEXT_ONLY})
+    report = train(recipe, same, tmp_path / "run", runtime=Runtime(threads=1, log_every_steps=1))
+    # Texts that are all one say nothing of which picture they belong to: each picture's choice is chance.
+    assert all(entry["loss"] >= math.log(16) - 1e-4 for entry in report.history)
+    assert math.isfinite(report.final_loss)
+
+
 def test_no_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     for missing in (tmp_path, tmp_path / "step-000010"):
         with pytest.raises(FileNotFoundError, match="no finished checkpoint"):

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from veclip_core.config import digest_of
-from veclip_core.evaluation.metrics import HEADLINE, better, chance, queries
+from veclip_core.evaluation.metrics import better, chance, headline_of, queries
 from veclip_core.evaluation.paper import reference
 from veclip_core.evaluation.statistics import Drawn, Interval, interval, spread
 
@@ -16,21 +18,23 @@ if TYPE_CHECKING:
 def compare(
     evaluations: "Sequence[Evaluation]",
     *,
-    baseline: str = "clip",
+    baseline: str | None = "clip",
     headline: Sequence[tuple[str, str]] | None = None,
-    headline_metrics: Sequence[str] = HEADLINE,
+    headline_metrics: Sequence[str] | None = None,
     headline_splits: Sequence[str] = ("all",),
 ) -> dict[str, Any]:
     """The results of several models, seeds and sets as plain data.
 
     `scores`: a row per model and seed, intervals over queries. `summary`: a row per model over its seeds, intervals over
     queries and seeds. `differences`: each other model minus the baseline, and the pairs of the headline, paired by query and
-    seed, with the direction that is better and whether the interval resolves it. `comparisons`: how many of these there are.
+    seed, with the direction that is better and whether the interval resolves it; none where the baseline is not among the models.
+    `comparisons`: how many of these there are. A set that some of the models were not evaluated on has the rows of the others.
 
     Args:
         headline: the pairs (model, baseline) that were to be compared before anything was run; the first other model and the
             baseline by default.
-        headline_metrics: by what, and `headline_splits`: where they were to be compared.
+        headline_metrics: by what, by default what each set is for (`metrics.headline_of`); `headline_splits`: where they were to
+            be compared.
 
     Raises:
         ValueError: where evaluations cannot be compared.
@@ -40,41 +44,46 @@ def compare(
     if len({evaluation.config for evaluation in evaluations}) > 1:
         raise ValueError("these evaluations have different configurations: evaluate all models with the same one")
     config = evaluations[0].config
+    models = list(dict.fromkeys(evaluation.model for evaluation in evaluations))
     results: dict[str, Any] = {
         "unit": "percent",
-        "baseline": baseline,
-        "models": list(dict.fromkeys(evaluation.model for evaluation in evaluations)),
+        "baseline": baseline if baseline in models else None,
+        "models": models,
         "seeds": sorted({evaluation.seed for evaluation in evaluations}),
         "sets": {},
         "scores": [row for evaluation in evaluations for row in evaluation.scores],
         "summary": [],
         "differences": [],
     }
+    if headline is None:
+        headline = [(model, str(baseline)) for model in models if baseline in models and model != baseline][:1]
+    by_metric = [] if headline_metrics is None else list(headline_metrics)
     for name in dict.fromkeys(evaluation.evaluation_set.name for evaluation in evaluations):
         group = [evaluation for evaluation in evaluations if evaluation.evaluation_set.name == name]
         results["sets"][name] = _describe(group)
-        runs = {model: _by_seed([e for e in group if e.model == model]) for model in results["models"]}
+        if headline_metrics is None:
+            by_metric += headline_of(group[0].evaluation_set)
+        runs = {model: _by_seed([e for e in group if e.model == model]) for model in models}
         runs = {model: by_seed for model, by_seed in runs.items() if by_seed}
         for by_seed in runs.values():
             results["summary"] += score_rows(list(by_seed.values()), seeds=sorted(by_seed))
-        others = [(model, baseline) for model in runs if model != baseline and baseline in runs]
-        headline = others[:1] if headline is None else headline
+        others = [(model, str(baseline)) for model in runs if model != baseline]
         for model, base in dict.fromkeys([*headline, *others]):
-            results["differences"] += _differences(runs[model], runs[base])
+            if model in runs and base in runs:
+                results["differences"] += _differences(runs[model], runs[base])
+    by_metric = list(dict.fromkeys(by_metric))
     splits = [
         split for split in headline_splits if all(split in of_set["splits"] for of_set in results["sets"].values())
     ]
     chosen = [
         row
         for row in results["differences"]
-        if row["metric"] in headline_metrics
-        and row["split"] in splits
-        and (row["model"], row["baseline"]) in list(headline or ())
+        if row["metric"] in by_metric and row["split"] in splits and (row["model"], row["baseline"]) in list(headline)
     ]
     return results | {
         "headline": {
-            "contrasts": [list(pair) for pair in headline or ()],
-            "metrics": list(headline_metrics),
+            "contrasts": [list(pair) for pair in headline],
+            "metrics": by_metric,
             "splits": splits,
         },
         "comparisons": {
@@ -101,12 +110,16 @@ def _describe(group: "Sequence[Evaluation]") -> dict[str, Any]:
     evaluation_set = group[0].evaluation_set
     if {evaluation.evaluation_set.content for evaluation in group} != {evaluation_set.content}:
         raise ValueError(f"these evaluations saw different contents of the set {evaluation_set.name}")
+    captions_N = np.bincount(evaluation_set.caption_picture_M, minlength=len(evaluation_set))
+    unreadable = max(evaluation.unreadable for evaluation in group)
     return {
         "pictures": len(evaluation_set),
         "captions": len(evaluation_set.captions),
+        "captions_per_picture": [int(captions_N.min()), int(captions_N.max())],
         "splits": {split: int(mask.sum()) for split, mask in evaluation_set.splits.items()},
         "classes": {label: len(labelling.classes) for label, labelling in evaluation_set.labels.items()},
         "content": evaluation_set.content,
+        "notes": {**evaluation_set.notes, "unreadable": unreadable},
     }
 
 
@@ -176,5 +189,7 @@ def _method(config: "EvaluationConfig") -> dict[str, str]:
         "mean_recall": "the mean of R@1, R@5 and R@10, image to text and text to image",
         "mean_rank": "share of the gallery that stands before the right match, percent; 0 is best, 50 is chance; ties take the "
         "middle",
+        "median_rank": "the rank of the right match that half of the queries reach; 1 is best",
+        "unreadable": "a picture that can't be read is a miss: it and its captions have the last rank",
         "zeroshot": "a class is the normalised mean of its templates: " + " | ".join(config.templates),
     }

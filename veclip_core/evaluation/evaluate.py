@@ -1,28 +1,25 @@
-"""Evaluate one model on one set: embed, rank, score. `compare` sets the evaluations of several models beside each other."""
+"""Evaluate one model on one set: rank and draw, from embeddings. `compare` sets the evaluations of several models beside each
+other, `pipeline/scoring.py` embeds.
+"""
 
-import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from veclip_core.config import Config, digest_of
 from veclip_core.evaluation.compare import compare, score_rows
-from veclip_core.evaluation.metrics import Ranks, metric_statistics
-from veclip_core.evaluation.retrieval import retrieval_ranks
+from veclip_core.evaluation.metrics import NO_RANKS, Ranks, is_retrieval, metric_statistics
+from veclip_core.evaluation.retrieval import retrieval_ranks, selected
 from veclip_core.evaluation.sets import EvaluationSet
-from veclip_core.evaluation.statistics import Drawn, draw, draw_weights
+from veclip_core.evaluation.statistics import Drawn, draw_all
 from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, class_embeddings, class_ranks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["EvalModel", "Evaluation", "EvaluationConfig", "compare", "evaluate"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Embeddings", "EvalModel", "Evaluation", "EvaluationConfig", "compare", "evaluate", "scored"]
 
 
 class EvalModel(Protocol):
@@ -47,13 +44,26 @@ class EvaluationConfig(Config):
 
 
 @dataclass(frozen=True)
+class Embeddings:
+    """What a model made of a set: all that metrics are computed from."""
+
+    pictures_ND: np.ndarray
+    """Float32, L2-normalised; zeros for a picture that can't be read."""
+    captions_MD: np.ndarray
+    classes: Mapping[str, np.ndarray]
+    """By labelling [C, D]."""
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    """Row to reason."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One model of one seed on one set."""
 
     model: str
     seed: int
     identity: str
-    """Digest of checkpoint, set and configuration; the name of the embeddings' file."""
+    """Digest of model, set and configuration."""
     config: EvaluationConfig
     evaluation_set: EvaluationSet = field(repr=False)
     pictures_ND: np.ndarray = field(repr=False)
@@ -62,13 +72,45 @@ class Evaluation:
     drawn: dict[tuple[str, str], Drawn] = field(repr=False)
     """By (split, metric): the value and its bootstrap draws; models of one set share the draws."""
     scores: tuple[dict[str, Any], ...] = field(repr=False)
-    """Rows {model, set, split, metric, value, low, high, n, seed, chance}; percent; intervals over queries."""
+    """Rows {model, set, split, metric, value, low, high, n, seed, chance}; percent, but for median ranks; intervals over
+    queries."""
+    unreadable: int = 0
+    """Pictures that can't be read: misses, whatever the metric."""
     classes: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     """By labelling: an embedding of each class, [C, D]."""
 
     def metric(self, name: str, split: str = "all") -> float:
-        """The value of one metric, in percent."""
+        """The value of one metric."""
         return next(row["value"] for row in self.scores if row["metric"] == name and row["split"] == split)
+
+
+def scored(
+    embeddings: Embeddings,
+    name: str,
+    evaluation_set: EvaluationSet,
+    *,
+    seed: int,
+    model: str,
+    config: EvaluationConfig | None = None,
+) -> Evaluation:
+    """Score what a model made of a set. `model` is a digest of its weights and of all else that decides its embeddings."""
+    config = config or EvaluationConfig()
+    ranks = _ranks(embeddings, evaluation_set)
+    evaluation = Evaluation(
+        model=name,
+        seed=seed,
+        identity=digest_of({"model": model, "set": evaluation_set.content, "config": config.identity()})[:32],
+        config=config,
+        evaluation_set=evaluation_set,
+        pictures_ND=embeddings.pictures_ND,
+        captions_MD=embeddings.captions_MD,
+        ranks=ranks,
+        drawn=_draw(ranks, evaluation_set, config),
+        scores=(),
+        unreadable=len(embeddings.unreadable),
+        classes=embeddings.classes,
+    )
+    return replace(evaluation, scores=tuple(score_rows([evaluation], seed=seed)))
 
 
 def evaluate(
@@ -79,91 +121,53 @@ def evaluate(
     seed: int,
     checkpoint: str,
     config: EvaluationConfig | None = None,
-    folder: Path | None = None,
     batch: int = 64,
 ) -> Evaluation:
-    """Score a model. `checkpoint` is a digest of its weights; with a `folder`, embeddings and ranks are kept there as
-    `<identity>.npz`, and a second call with the same identity reads them instead of running the model."""
+    """Score a loaded model; nothing is kept. `checkpoint` is a digest of its weights."""
     config = config or EvaluationConfig()
-    identity = digest_of({"checkpoint": checkpoint, "set": evaluation_set.content, "config": config.identity()})[:32]
-    kept = folder / f"{identity}.npz" if folder else None
-    if kept and kept.is_file():
-        logger.info("%s, seed %d: embeddings read from %s", name, seed, kept)
-        with np.load(kept, allow_pickle=False) as arrays:
-            embeddings = {key: arrays[key] for key in arrays.files}
-    else:
-        embeddings = _embed(model, name, evaluation_set, config, batch)
-    ranks = _ranks(embeddings, evaluation_set)
-    if kept and not kept.is_file():
-        _keep(kept, embeddings, ranks)
-    evaluation = Evaluation(
-        model=name,
-        seed=seed,
-        identity=identity,
-        config=config,
-        evaluation_set=evaluation_set,
-        pictures_ND=embeddings["pictures"],
-        captions_MD=embeddings["captions"],
-        ranks=ranks,
-        drawn=_draw(ranks, evaluation_set, config),
-        scores=(),
-        classes={label: embeddings[f"classes_{label}"] for label in evaluation_set.labels},
-    )
-    return replace(evaluation, scores=tuple(score_rows([evaluation], seed=seed)))
 
-
-def _embed(
-    model: EvalModel, name: str, evaluation_set: EvaluationSet, config: EvaluationConfig, batch: int
-) -> dict[str, np.ndarray]:
-    def in_batches(rows: Sequence[Any], what: str, encode: Callable[[list[Any]], np.ndarray]) -> np.ndarray:
-        from tqdm import tqdm
-
-        starts = tqdm(range(0, len(rows), batch), desc=f"{name}: {what}", unit="batch", disable=len(rows) <= batch)
-        encoded = np.concatenate([np.asarray(encode(list(rows[i : i + batch])), dtype=np.float32) for i in starts])
-        lengths = np.linalg.norm(encoded, axis=1)
-        if len(encoded) != len(rows) or not np.allclose(lengths, 1, atol=1e-3):
-            raise ValueError(f"{name}: {what} came back as {encoded.shape} with lengths {lengths.min():.3f}..{lengths.max():.3f}"
-                             f", expected {len(rows)} L2-normalised rows")  # fmt: skip
-        return encoded
+    def in_batches(rows: Sequence[Any], encode: Callable[[list[Any]], np.ndarray]) -> np.ndarray:
+        starts = range(0, len(rows), batch)
+        parts = [np.asarray(encode(list(rows[start : start + batch])), dtype=np.float32) for start in starts]
+        return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
 
     def encode_text(texts: list[str]) -> np.ndarray:
-        return in_batches(texts, "texts", model.encode_text)
+        return in_batches(texts, model.encode_text)
 
     def encode_rows(rows: list[int]) -> np.ndarray:
         return model.encode_image([evaluation_set.open_picture(row) for row in rows])
 
-    embeddings = {
-        "pictures": in_batches(range(len(evaluation_set)), "pictures", encode_rows),
-        "captions": encode_text(list(evaluation_set.captions)),
+    pictures_ND = in_batches(range(len(evaluation_set)), encode_rows)
+    captions_MD = encode_text(list(evaluation_set.captions))
+    classes = {
+        label: class_embeddings(encode_text, labelling.classes, labelling.templates or config.templates)
+        for label, labelling in evaluation_set.labels.items()
     }
-    for label, labelling in evaluation_set.labels.items():
-        templates = labelling.templates or config.templates
-        embeddings[f"classes_{label}"] = class_embeddings(encode_text, labelling.classes, templates)
-    return embeddings
+    embeddings = Embeddings(pictures_ND, captions_MD, classes)
+    return scored(embeddings, name, evaluation_set, seed=seed, model=checkpoint, config=config)
 
 
-def _ranks(embeddings: dict[str, np.ndarray], evaluation_set: EvaluationSet) -> Ranks:
-    found = retrieval_ranks(embeddings["pictures"], embeddings["captions"], evaluation_set.caption_picture_M)
+def _ranks(embeddings: Embeddings, evaluation_set: EvaluationSet) -> Ranks:
+    unreadable = list(embeddings.unreadable)
+    pictures_ND, captions_MD, owner_M = embeddings.pictures_ND, embeddings.captions_MD, evaluation_set.caption_picture_M
+    i2t_N = t2i_M = selected_N = NO_RANKS
+    if is_retrieval(evaluation_set):
+        found = retrieval_ranks(pictures_ND, captions_MD, owner_M, unreadable=unreadable)
+        i2t_N, t2i_M = found.i2t_N, found.t2i_M
+    if evaluation_set.right_M is not None:
+        selected_N = selected(pictures_ND, captions_MD, owner_M, evaluation_set.right_M)
+        selected_N[unreadable] = False
     classes = {}
     for label, labelling in evaluation_set.labels.items():
-        classes[label] = class_ranks(embeddings["pictures"], embeddings[f"classes_{label}"], labelling.target_N)
-    return Ranks(found.i2t_N, found.t2i_M, classes)
+        classes[label] = class_ranks(pictures_ND, embeddings.classes[label], labelling.target_N)
+        classes[label][unreadable] = len(labelling.classes)
+    return Ranks(i2t_N, t2i_M, classes, selected_N)
 
 
 def _draw(ranks: Ranks, evaluation_set: EvaluationSet, config: EvaluationConfig) -> dict[tuple[str, str], Drawn]:
-    drawn = {}
-    for split, mask_N in evaluation_set.splits.items():
-        weights_BN = draw_weights(mask_N, config.draws, config.bootstrap_seed)
-        for metric, statistic in metric_statistics(ranks, evaluation_set).items():
-            drawn[split, metric] = draw(statistic, mask_N, weights_BN)
-    return drawn
-
-
-def _keep(path: Path, embeddings: dict[str, np.ndarray], ranks: Ranks) -> None:
-    """Written aside and moved, so that a killed evaluation leaves no half file under the final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    by_query = {"ranks_i2t": ranks.i2t_N, "ranks_t2i": ranks.t2i_M}
-    by_query |= {f"ranks_classes_{label}": rank_N for label, rank_N in ranks.classes.items()}
-    np.savez(aside, **embeddings, **by_query)  # type: ignore[arg-type]  # numpy's stub takes the names for `allow_pickle`
-    aside.replace(path)
+    statistics = metric_statistics(ranks, evaluation_set)
+    return {
+        (split, metric): drawn
+        for split, mask_N in evaluation_set.splits.items()
+        for metric, drawn in draw_all(statistics, mask_N, config.draws, config.bootstrap_seed).items()
+    }

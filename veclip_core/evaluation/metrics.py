@@ -1,23 +1,32 @@
 """The metrics of an evaluation by name, each as a function of picture weights, and what chance gives.
 
-All are in percent. In a split, the queries are those of the split's pictures; the gallery and the classes are the whole set's,
-so that splits are compared at the same difficulty.
+All are in percent, but for median ranks, which are ranks. In a split, the queries are those of the split's pictures; the gallery
+and the classes are the whole set's, so that splits are compared at the same difficulty.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from veclip_core.evaluation import statistics
-from veclip_core.evaluation.retrieval import RECALL_AT, chance_rank_percent, chance_recall, rank_percent
+from veclip_core.evaluation.retrieval import (
+    RECALL_AT,
+    chance_median_rank,
+    chance_rank_percent,
+    chance_recall,
+    rank_percent,
+)
 from veclip_core.evaluation.sets import EvaluationSet
 from veclip_core.evaluation.statistics import Statistic
 
 HEADLINE = ("mean_recall", "mean_rank")
+"""Of retrieval."""
+SELECTION = "selection_accuracy"
 CLASS_TOP = (1, 5)
 FEWEST_CLASSES_FOR_TOP_5 = 10
+NO_RANKS = np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -25,17 +34,47 @@ class Ranks:
     """1-based ranks of the right match for every query of one model on one set."""
 
     i2t_N: np.ndarray
+    """Empty, as `t2i_M`, for a set without retrieval."""
     t2i_M: np.ndarray
     classes: Mapping[str, np.ndarray]
     """By labelling: the rank of the right class for each picture."""
+    selected_N: np.ndarray = field(default_factory=lambda: NO_RANKS)
+    """Of a choice among each picture's captions: whether a right one is best. Empty for a set without."""
 
 
 def better(metric: str) -> Literal["higher", "lower"]:
-    return "lower" if metric.endswith("mean_rank") else "higher"
+    return "lower" if metric.endswith(("mean_rank", "median_rank")) else "higher"
+
+
+def is_retrieval(evaluation_set: EvaluationSet) -> bool:
+    """Whether captions are to be found among all; of a choice among each picture's own, the wrong ones are nobody's."""
+    return bool(evaluation_set.captions) and evaluation_set.right_M is None
+
+
+def headline_of(evaluation_set: EvaluationSet) -> tuple[str, ...]:
+    """By what models are compared on a set: retrieval where it has captions, else a choice among captions, else classes."""
+    if is_retrieval(evaluation_set):
+        return HEADLINE
+    if evaluation_set.right_M is not None:
+        return (SELECTION,)
+    return tuple(f"zeroshot_top1_{label}" for label in evaluation_set.labels)
 
 
 def metric_statistics(ranks: Ranks, evaluation_set: EvaluationSet) -> dict[str, Statistic]:
     """Every metric of the set, in the order of the report."""
+    found = _retrieval_statistics(ranks, evaluation_set) if is_retrieval(evaluation_set) else {}
+    if evaluation_set.right_M is not None:
+        found[SELECTION] = statistics.ratio(100.0 * ranks.selected_N)
+    for label, rank_N in ranks.classes.items():
+        for k in _tops(len(evaluation_set.labels[label].classes)):
+            found[f"zeroshot_top{k}_{label}"] = statistics.ratio(100.0 * (rank_N <= k))
+        found[f"zeroshot_per_class_{label}"] = statistics.mean_per_class(
+            100.0 * (rank_N <= 1), evaluation_set.labels[label].target_N
+        )
+    return found
+
+
+def _retrieval_statistics(ranks: Ranks, evaluation_set: EvaluationSet) -> dict[str, Statistic]:
     pictures, captions = len(evaluation_set), len(evaluation_set.captions)
     owner_M = evaluation_set.caption_picture_M
     captions_N = np.bincount(owner_M, minlength=pictures)
@@ -51,24 +90,33 @@ def metric_statistics(ranks: Ranks, evaluation_set: EvaluationSet) -> dict[str, 
         "i2t_mean_rank": statistics.ratio(rank_percent(ranks.i2t_N, captions)),
         "t2i_mean_rank": over_captions(rank_percent(ranks.t2i_M, pictures)),
     }
-    found = {
+    return {
         "mean_recall": statistics.mean_of(list(found.values())),
         "mean_rank": statistics.mean_of(list(ways.values())),
         **found,
         **ways,
+        "i2t_median_rank": statistics.median(ranks.i2t_N),
+        "t2i_median_rank": statistics.median(ranks.t2i_M, owner_M),
     }
-    for label, rank_N in ranks.classes.items():
-        for k in _tops(len(evaluation_set.labels[label].classes)):
-            found[f"zeroshot_top{k}_{label}"] = statistics.ratio(100.0 * (rank_N <= k))
-        found[f"zeroshot_per_class_{label}"] = statistics.mean_per_class(
-            100.0 * (rank_N <= 1), evaluation_set.labels[label].target_N
-        )
-    return found
 
 
 def chance(evaluation_set: EvaluationSet, split: str) -> dict[str, float]:
     """What a random order of the gallery gives for the queries of the split."""
     mask_N = evaluation_set.splits[split]
+    found = _retrieval_chance(evaluation_set, mask_N) if is_retrieval(evaluation_set) else {}
+    if evaluation_set.right_M is not None:
+        owner_M, pictures = evaluation_set.caption_picture_M, len(evaluation_set)
+        right_N = np.bincount(owner_M, weights=evaluation_set.right_M, minlength=pictures)
+        found[SELECTION] = float(100 * (right_N / np.bincount(owner_M, minlength=pictures))[mask_N].mean())
+    for label, labelling in evaluation_set.labels.items():
+        classes = len(labelling.classes)
+        for k in _tops(classes):
+            found[f"zeroshot_top{k}_{label}"] = 100 * k / classes
+        found[f"zeroshot_per_class_{label}"] = 100 / classes
+    return found
+
+
+def _retrieval_chance(evaluation_set: EvaluationSet, mask_N: np.ndarray) -> dict[str, float]:
     pictures, captions = len(evaluation_set), len(evaluation_set.captions)
     right_i2t = np.bincount(evaluation_set.caption_picture_M, minlength=pictures)[mask_N]
     right_t2i = np.ones(int(mask_N[evaluation_set.caption_picture_M].sum()))
@@ -80,17 +128,13 @@ def chance(evaluation_set: EvaluationSet, split: str) -> dict[str, float]:
         "i2t_mean_rank": chance_rank_percent(captions, right_i2t),
         "t2i_mean_rank": chance_rank_percent(pictures, right_t2i),
     }
-    found |= {
+    return found | {
         "mean_recall": float(np.mean(list(found.values()))),
         "mean_rank": float(np.mean(list(ways.values()))),
         **ways,
+        "i2t_median_rank": chance_median_rank(captions, right_i2t),
+        "t2i_median_rank": chance_median_rank(pictures, right_t2i),
     }
-    for label, labelling in evaluation_set.labels.items():
-        classes = len(labelling.classes)
-        for k in _tops(classes):
-            found[f"zeroshot_top{k}_{label}"] = 100 * k / classes
-        found[f"zeroshot_per_class_{label}"] = 100 / classes
-    return found
 
 
 def _tops(classes: int) -> tuple[int, ...]:

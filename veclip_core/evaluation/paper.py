@@ -3,7 +3,7 @@
 R@1 of zero-shot retrieval (I->T and T->I) and zero-shot accuracy, percent. Source: README of apple/ml-veclip (arXiv 2310.07699).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,6 +68,39 @@ MISPRINTS = (
 
 
 @dataclass(frozen=True)
+class Release:
+    """A released checkpoint: where it is, and the row that its scores are held against."""
+
+    row: PaperRow
+    address: str
+    further: tuple[PaperRow, ...] = ()
+    """Rows whose model links to the same file: the README does not say which of them it is."""
+
+
+def _released() -> dict[str, Release]:
+    rows = {(row.data, row.model): row for row in ROWS}
+    linked = {
+        "veclip_b16_3m": [("3M", "VeCLIP-B/16")],
+        "veclip_b16_12m": [("12M", "VeCLIP-B/16")],
+        "veclip_b16_100m": [("100M", "VeCLIP-B/16")],
+        "veclip_b16_200m": [("200M", "VeCLIP-B/16")],
+        # One link for three rows. That it is the last is our reading: the release's other two VeCap-DFN models are of that data.
+        "vecapdfn_clip_b16": [("DFN + VeCap 300M", B16), ("DFN", B16), ("VeCap 300M", B16)],
+        "vecapdfn_clip_l14": [("DFN + VeCap 300M", L14)],
+        "vecapdfn_clip_h14_336": [("DFN + VeCap 300M", H14)],
+    }
+    place = "https://docs-assets.developer.apple.com/ml-research/models/veclip"
+    return {
+        name: Release(rows[keys[0]], f"{place}/{name}.zip", tuple(rows[key] for key in keys[1:]))
+        for name, keys in linked.items()
+    }
+
+
+RELEASED = _released()
+"""By the name of the zip."""
+
+
+@dataclass(frozen=True)
 class PaperSet:
     """An evaluation set of the table."""
 
@@ -119,11 +152,81 @@ class PaperVerdict:
     def holds(self) -> bool | None:
         return None if self.misprint else abs(self.difference) <= self.tolerance
 
+    @property
+    def word(self) -> str:
+        return {True: "holds", False: "does not hold", None: "no verdict: misprinted"}[self.holds]
+
 
 def paper_set(name: str) -> str | None:
     """Which of the table's sets one of that name is."""
     plain = name.lower().replace("-", "_").removeprefix("wds_")
     return next((of for of, one in PAPER_SETS.items() if plain in one.names), None)
+
+
+def verdicts(results: Mapping[str, Any], names: Mapping[str, str]) -> list[PaperVerdict]:
+    """How measured scores stand beside the published ones.
+
+    Args:
+        results: what `compare` returns.
+        names: model, as the results name it, to the released checkpoint that it is; others get no verdict.
+    """
+    values = {
+        (row["model"], row["set"], row["metric"]): row["value"] for row in results["summary"] if row["split"] == "all"
+    }
+    return [
+        verdict
+        for model, checkpoint in names.items()
+        if checkpoint in RELEASED
+        for name, of_set in results["sets"].items()
+        for verdict in _of_set(model, RELEASED[checkpoint], name, of_set, values)
+    ]
+
+
+def _of_set(
+    model: str,
+    release: Release,
+    name: str,
+    of_set: Mapping[str, Any],
+    values: Mapping[tuple[str, str, str], float],
+) -> Iterator[PaperVerdict]:
+    known = paper_set(name)
+    if known is None:
+        return
+    classes = next(iter(of_set["classes"]), "")
+    for column, kind in PAPER_SETS[known].metrics.items():
+        metric = f"{kind}_{classes}" if kind.startswith("zeroshot") else kind
+        if (measured := values.get((model, name, metric))) is None:
+            continue
+        notes = [*_size_note(of_set["pictures"], PAPER_SETS[known].pictures), *_rows_note(release, column)]
+        yield PaperVerdict(
+            model=model,
+            set=name,
+            column=column,
+            metric=metric,
+            measured=measured,
+            published=getattr(release.row, column),
+            tolerance=TOLERANCE,
+            misprint=_misprint(release.row, column),
+            note="; ".join(notes) or None,
+        )
+
+
+def _size_note(pictures: int, published: int) -> Sequence[str]:
+    return [] if pictures == published else [f"measured on {pictures:,} pictures, published on {published:,}"]
+
+
+def _rows_note(release: Release, column: str) -> Sequence[str]:
+    if not release.further:
+        return []
+    rows = ", ".join(f"{row.data} {getattr(row, column):.2f}" for row in (release.row, *release.further))
+    return [
+        f"the README links this file from {1 + len(release.further)} rows ({rows}): held against the first of these"
+    ]
+
+
+def _misprint(row: PaperRow, column: str) -> str | None:
+    of = (row.data, row.model, column)
+    return next((one.note for one in MISPRINTS if (one.data, one.model, one.column) == of), None)
 
 
 def reference() -> dict[str, Any]:

@@ -18,17 +18,31 @@ DRAWING_TEMPLATES = (
 )
 
 
+def in_template(template: str, name: str) -> str:
+    """Not `str.format`: a template is a stranger's text too."""
+    return template.replace("{}", name)
+
+
 def class_embeddings(encode_text: EncodeText, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:
     """One L2-normalised row per class [C, D]. `encode_text` returns L2-normalised rows."""
-    texts = [template.format(name) for name in classes for template in templates]
-    encoded_CTD = encode_text(texts).reshape(len(classes), len(templates), -1)
-    mean_CD = encoded_CTD.mean(1)
-    return mean_CD / np.linalg.norm(mean_CD, axis=1, keepdims=True)
+    texts = [in_template(template, name) for name in classes for template in templates]
+    return mean_of_texts(np.repeat(np.arange(len(classes)), len(templates)), encode_text(texts))[1]
+
+
+def mean_of_texts(item_T: np.ndarray, text_TD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The items [M], and the normalised mean of each one's rows [M, D]; the rows of an item lie together. A single row stays as
+    it is."""
+    first_M = np.flatnonzero(np.r_[True, item_T[1:] != item_T[:-1]])
+    if len(first_M) == len(item_T):
+        return item_T, text_TD
+    texts_M1 = np.diff(np.r_[first_M, len(item_T)])[:, None].astype(text_TD.dtype)
+    mean_MD = np.add.reduceat(text_TD, first_M, axis=0) / texts_M1
+    return item_T[first_M], mean_MD / np.linalg.norm(mean_MD, axis=1, keepdims=True)
 
 
 def class_ranks(pictures_ND: np.ndarray, classes_CD: np.ndarray, target_N: np.ndarray) -> np.ndarray:
     """Rank of the right class for every picture, 1-based, ties in the middle: top-k accuracy is the share with rank <= k."""
-    return best_ranks(pictures_ND, classes_CD, np.asarray(target_N), np.arange(len(classes_CD)), chunk=8192)
+    return best_ranks(pictures_ND, classes_CD, np.asarray(target_N), np.arange(len(classes_CD)))
 
 
 def readable(name: str) -> str:

@@ -10,15 +10,19 @@ from typing import Any
 
 from veclip_core import storage
 from veclip_core.captioning.preview import CaptionPreview, drawn
-from veclip_core.evaluation.evaluate import Evaluation, compare, evaluate
+from veclip_core.config import digest_of
+from veclip_core.evaluation.evaluate import Evaluation, compare
 from veclip_core.evaluation.report.inputs import CaptionExample, Captions, HowTo, LossCurve
 from veclip_core.evaluation.report.page import write_report
 from veclip_core.evaluation.report.retrieved import retrieval_examples
 from veclip_core.evaluation.sets import read_openmoji
+from veclip_core.networks import NetworkConfig
 from veclip_core.pipeline import contamination, data_card
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.score_tracking import track_scores
+from veclip_core.pipeline.scoring import Candidate, score
 from veclip_core.pipeline.trained import Trained, trained
-from veclip_core.pipeline.training import manifest_of, tracker_of
+from veclip_core.pipeline.training import manifest_of
 from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals
 from veclip_core.training.arms import (
     BASELINE,
@@ -28,7 +32,6 @@ from veclip_core.training.arms import (
     Comparison,
     arm_named,
 )
-from veclip_core.training.export import load_for_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +64,7 @@ def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | N
     require_comparable(trainings)
     require_current(chain, trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
-    folder = chain.settings.cache_folder / "evaluations"
-    evaluations = []
-    for training in trainings:
-        model = load_for_evaluation(training.checkpoint)
-        evaluations.append(
-            evaluate(
-                model, training.arm, evaluation_set, seed=training.seed, checkpoint=_digest(training), folder=folder
-            )
-        )
+    evaluations = score(chain.settings, [candidate_of(training) for training in trainings], [evaluation_set])
     results = compare(
         evaluations,
         baseline=BASELINE,
@@ -120,6 +115,15 @@ def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | N
     )
 
 
+def candidate_of(training: Trained) -> Candidate:
+    """A training of ours as a model to be scored, known by the digest of its weights."""
+    digest = digest_of(storage.read_json(f"{training.checkpoint}.success.json")["sha256"])
+    network = NetworkConfig(
+        kind="checkpoint", model=f"{training.arm}_{training.scale}", revision=digest, folder=training.checkpoint
+    )
+    return Candidate(training.arm, network, training.seed)
+
+
 def require_comparable(trainings: Sequence[Trained]) -> None:
     """Raises NotMadeYet where the arms differ in more than their captions, naming what to train again."""
     wanted = trainings[-1]
@@ -162,26 +166,14 @@ def _asset_of(training: Trained) -> str:
     return f"{training.arm if training.arm in TRAINED_AT_EVERY_SCALE else 'arms'}_{training.scale}"
 
 
-def _digest(training: Trained) -> str:
-    """Of the checkpoint's files, as its marker states it."""
-    return str(storage.read_json(f"{training.checkpoint}.success.json")["sha256"])
-
-
 def _pair(evaluations: Sequence[Evaluation], seed: int) -> tuple[Evaluation, Evaluation]:
     of_seed = {evaluation.model: evaluation for evaluation in evaluations if evaluation.seed == seed}
     return of_seed["clip"], of_seed["veclip"]
 
 
 def _track(chain: Chain, trainings: Sequence[Trained], evaluations: Sequence[Evaluation], page: Path) -> None:
-    """Scores go into the run of their training: losses and scores in one row of MLflow's compare page."""
     for training, evaluation in zip(trainings, evaluations, strict=True):
-        if training.run_id is None:
-            continue
-        tracker = tracker_of(chain)
-        tracker.start_run(f"veclip {chain.scale.name}", training.arm, run_id=training.run_id)
-        tracker.log_metrics({f"{row['set']}/{row['split']}/{row['metric']}": row["value"] for row in evaluation.scores})
-        tracker.log_artifact(page)
-        tracker.finish()
+        track_scores(chain.settings, training, [evaluation], page)
 
 
 def _curve(training: Trained) -> LossCurve:

@@ -88,6 +88,8 @@ def make_plan(chain: Chain, arm: str, recipe: Recipe, machines: Machines) -> Pla
         TokenizerMissing: of a recipe with T5's.
     """
     rows, rows_from = _rows(chain, arm)
+    if recipe.data_fraction < 1:
+        rows, rows_from = round(rows * recipe.data_fraction), f"about {recipe.data_fraction:g} of {rows_from}"
     batch_size = min(recipe.batch_size, rows)
     if batch_size % machines.devices:
         raise PlanError(

@@ -37,10 +37,11 @@ MANIFESTS_IN_MEMORY_ROWS = 2_000_000
 
 
 def recipe_of(chain: Chain, arm: str, seed: int, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The scale's recipe for one arm. The arms differ in the caption weights alone."""
-    weights = dict(arm_named(arm).weights)
-    fields = RECIPES[chain.scale.recipe].model_dump() | {"weights": weights, "seed": seed} | dict(overrides or {})
-    return Recipe(**fields)
+    """The scale's recipe for one arm. The arms differ in the caption weights and in how much of the data they read; neither can be
+    overridden."""
+    read = arm_named(arm)
+    of_arm = {"weights": dict(read.weights), "data_fraction": read.data_fraction, "seed": seed}
+    return Recipe(**{**RECIPES[chain.scale.recipe].model_dump(), **(overrides or {}), **of_arm})
 
 
 def train_arm(
@@ -162,8 +163,13 @@ def _train_rank(world: World, tell: Tell, job: _Job) -> None:
 
 def tracker_of(chain: Chain) -> Tracker:
     """MLflow where settings name it."""
-    uri = chain.settings.tracking_uri
-    return NoTracker() if uri is None else MlflowTracker(uri, artifact_root=chain.settings.artifact_folder)
+    return tracker_from(chain.settings)
+
+
+def tracker_from(settings: Settings) -> Tracker:
+    """The same, where there is no chain."""
+    uri = settings.tracking_uri
+    return NoTracker() if uri is None else MlflowTracker(uri, artifact_root=settings.artifact_folder)
 
 
 def require_manifest(chain: Chain, arm: str) -> None:

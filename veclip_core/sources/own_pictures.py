@@ -280,7 +280,7 @@ class AltTexts:
         self._known: dict[str, str] = {}
         self.found = 0
         """Look-ups that found a text."""
-        named = Counter(name for file in files for name in _names(file))
+        named = Counter(name for file in files for name in names_of(file))
         self._shared = {name for name, count in named.items() if count > 1}
         if not table:
             return
@@ -305,7 +305,7 @@ class AltTexts:
 
     def of(self, file: str) -> str | None:
         """Of a folder's picture."""
-        return self._first(file, *(name for name in _names(file) if name not in self._shared))
+        return self._first(file, *(name for name in names_of(file) if name not in self._shared))
 
     def of_sample(self, tar: str, key: str) -> str | None:
         """Of a tar's sample."""
@@ -317,7 +317,7 @@ class AltTexts:
         return text
 
 
-def _names(file: str) -> list[str]:
+def names_of(file: str) -> list[str]:
     """What a table may call a file instead of its path, the longer first."""
     base = file.rpartition("/")[2]
     names = {base, file.rpartition(".")[0], base.rpartition(".")[0]} - {""}

@@ -1,4 +1,4 @@
-"""The arms of the comparison: one recipe, the same pictures, batches, crops and initial weights; other texts.
+"""The arms of the comparisons: one recipe, equal pictures, batches, crops and initial weights; other texts, or a part of the data.
 
 What is compared, and by which numbers, is written here before anything is run.
 """
@@ -23,6 +23,9 @@ class Arm:
     """Caption source to its share of the draws."""
     manifest: str = "manifest"
     """The asset whose rows it reads."""
+    data_fraction: float = 1.0
+    """Share of those rows, by a hash of their ids: arms of one fraction read the same rows. Steps and batches are those of the
+    other arms, and so is the compute: half the rows are read twice as often."""
 
 
 ARMS: dict[str, Arm] = {
@@ -34,6 +37,12 @@ ARMS: dict[str, Arm] = {
         Arm("vecap_only", {"vecap": 1.0}),
         Arm("template_only", {TEMPLATE: 1.0}),
         Arm("vec_only", {"vec": 1.0}),
+        Arm("mix_25", {"alt": 0.75, "vecap": 0.25}),
+        Arm("mix_75", {"alt": 0.25, "vecap": 0.75}),
+        Arm("clip_25pct", ALT_TEXT_ONLY, data_fraction=0.25),
+        Arm("veclip_25pct", MIXED, data_fraction=0.25),
+        Arm("clip_50pct", ALT_TEXT_ONLY, data_fraction=0.5),
+        Arm("veclip_50pct", MIXED, data_fraction=0.5),
         Arm("dfn_clip", ALT_TEXT_ONLY, "dfn_manifest"),
         Arm("dfn_veclip", MIXED, MIXTURE),
     )
@@ -75,9 +84,9 @@ FIRST_LOOK = Comparison(TRAINED_AT_EVERY_SCALE, (0,), (("veclip", BASELINE),))
 """One seed of the two models: a table within minutes."""
 
 EXPERIMENT = Comparison(
-    tuple(arm for arm in ARMS if arm not in TRAINED_ON_FILTERED),
+    ("clip", "veclip", "control", "vecap_only", "template_only", "vec_only"),
     (0, 1, 2),
     (("veclip", BASELINE), ("control", BASELINE), ("veclip", "control")),
 )
-"""Every arm on the scale's own rows, three seeds. Mixed must beat AltText alone, and it must beat the control, which reads what the
-captioner saw on other pictures: else it was not the description that helped."""
+"""Every caption source on the scale's own rows, three seeds. Mixed must beat AltText alone, and it must beat the control, which
+reads what the captioner saw on other pictures: else it was not the description that helped."""

@@ -35,6 +35,10 @@ _CROP = 2
 """The purpose of a random stream, as those of `order.py`."""
 
 
+class TooFewRows(Mendable, ValueError):
+    """The fraction of the data that a recipe asks for fills no batch; the message says what would."""
+
+
 class UnreadablePictures(Mendable):
     """Tars that vanished or are damaged; the message says how to get them again."""
 
@@ -54,6 +58,8 @@ class Batch:
     fallbacks: int
     unreadable: int
     """Samples whose picture could not be read: others of the batch are there twice instead."""
+    truncated: int
+    """Texts that were longer than the recipe's context."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +106,17 @@ class Batches:
         ]
         texts = tuple(text for text, _, _ in drawn)
         images_BHWC = self._cropped(pictures_BSSC, step)
+        encoded = self.tokenizer.encode(texts)
         return Batch(
             step=step,
             epoch=epoch,
             images_BCHW=torch.from_numpy(images_BHWC).permute(0, 3, 1, 2),
-            tokens_BL=self.tokenizer(texts),
+            tokens_BL=encoded.ids_BL,
             texts=texts,
             sources=Counter(source for _, source, _ in drawn),
             fallbacks=sum(fell_back for _, _, fell_back in drawn),
             unreadable=len(problems),
+            truncated=encoded.truncated,
         )
 
     def _stand_ins(self, count: int, problems: Mapping[int, str]) -> np.ndarray:
@@ -145,6 +153,20 @@ class Batches:
         return images_BHWC
 
 
+def rows_for(recipe: Recipe, manifest: ManifestTable) -> ManifestTable:
+    """The manifest, or the fraction of it that the recipe reads.
+
+    Raises TooFewRows where that fills no batch: a smaller one would be another training than the one it is compared with.
+    """
+    part = manifest.fraction(recipe.data_fraction)
+    if part is not manifest and len(part) < recipe.batch_size:
+        raise TooFewRows(
+            f"a fraction of {recipe.data_fraction:g} of the manifest's {len(manifest):,} rows has {len(part):,}, fewer than a batch"
+            f" of {recipe.batch_size:,}: take a larger data_fraction, a smaller batch_size, or more rows"
+        )
+    return part
+
+
 def tokenizer_for(recipe: Recipe, manifest: ManifestTable, t5: str = T5_HUB) -> Tokenizer:
     """The recipe's tokenizer; one cut to the manifest depends on its AltTexts, VeCs and VeCaps, not on the recipe's weights.
 
@@ -161,7 +183,7 @@ def pictures_for(recipe: Recipe, manifest: ManifestTable, runtime: "Runtime", ra
     """Decoded once where that fits into the runtime's limit, else read at every use: remote ones from copies of their tars, where
     those fit into theirs, else piece by piece where the recipe reads by windows."""
     folder, threads = runtime.cache_folder, runtime.loader_threads
-    decoded = len(manifest) * 3 * recipe.cache_size**2
+    decoded = manifest.table.num_rows * 3 * recipe.cache_size**2
     if folder is not None and decoded <= runtime.max_cache_bytes:
         return PictureCache.open(manifest, recipe.cache_size, recipe.fit, folder, threads)
     encoded = pc.sum(manifest.table["bytes"]).as_py() or 0

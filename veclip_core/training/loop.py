@@ -21,7 +21,7 @@ from veclip_core.leases import POLL_S, Lease, holder
 from veclip_core.tracking import NoTracker, RunStatus, Tracker
 from veclip_core.training import checkpoint as checkpoints
 from veclip_core.training.checkpoint import Checkpoint
-from veclip_core.training.data import Batch, Batches, pictures_for, tokenizer_for
+from veclip_core.training.data import Batch, Batches, pictures_for, rows_for, tokenizer_for
 from veclip_core.training.devices import name_of
 from veclip_core.training.guards import TrainingDiverged, is_suspect, refuse_divergence, refuse_no_number
 from veclip_core.training.learner import CannotTrainSo, Learner
@@ -183,6 +183,7 @@ def _train(
             "manifest_digest": manifest.digest,
             "model": description,
             "tokenizer": tokenizer.to_json(),
+            "rows": len(batches.manifest),
             "batch_size": batch_size,
             "precision": precision,
             "device": world.device.type,
@@ -216,6 +217,7 @@ def _train(
 _TRACKED = (
     "identity",
     "manifest_digest",
+    "rows",
     "batch_size",
     "precision",
     "device",
@@ -233,6 +235,7 @@ def _batches(
 
     A training that goes on takes the tokenizer that was kept with its checkpoint.
     """
+    manifest = rows_for(recipe, manifest)
     pictures = pictures_for(recipe, manifest, runtime, world.ranks) if world.first_of_machine else None
     world.gathered(None)
     pictures = pictures or pictures_for(recipe, manifest, runtime, world.ranks)

@@ -206,7 +206,7 @@ class PictureCache:
         if not path.exists():
             with storage.fatal_errors_named(str(path)):
                 _write_cache(manifest, places, size, fit, path, threads)
-        return cls(np.load(path, mmap_mode="r"), index, path)
+        return cls(np.load(path, mmap_mode="r"), index if manifest.kept is None else index[manifest.kept], path)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         """All are readable: a cache of others is never made."""

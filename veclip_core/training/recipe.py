@@ -62,13 +62,16 @@ class Recipe(Config):
     that small gradients don't vanish."""
     accumulation_steps: int = Field(1, ge=1)
     """Contrastive batches, of `batch_size` / `accumulation_steps` pairs each, whose mean gradient makes a step."""
+    data_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the manifest's rows that are read (`manifest_table.in_fraction`). Steps and batches stay as they are: equal compute,
+    fewer rows, each read more often."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep a running average of the weights, of which each step leaves so much, and evaluate that; None keeps none."""
 
     def identity(self) -> str:
         """As of any configuration, but fields that came later count only where they were set: older trainings keep theirs."""
         fields = self.model_dump(mode="json")
-        for name in ("accumulation_steps", "ema_decay", "order"):
+        for name in ("accumulation_steps", "data_fraction", "ema_decay", "order"):
             if fields[name] == type(self).model_fields[name].default:
                 del fields[name]
         return digest_of({"config": type(self).__name__, "fields": fields})

@@ -71,6 +71,8 @@ class TrainReport:
     """Samples whose drawn caption was unusable."""
     unreadable: int
     """Samples whose picture could not be read, and in whose place others of their batch were taken."""
+    truncated: int
+    """Texts that were longer than the context: their end was not read."""
     choices: Mapping[str, int]
     """Samples by the caption source their text came from."""
     checkpoint: str
@@ -92,6 +94,8 @@ class TrainReport:
     """Steps found done when this start began; 0 for an undisturbed run."""
     history: tuple[Mapping[str, float], ...]
     """The logged metrics, each with its `step`."""
+    rows: int | None = None
+    """Of the manifest that were read, a fraction of it perhaps; None of a training from before they were counted."""
 
 
 @dataclass
@@ -103,6 +107,7 @@ class Done:
     seconds: float = 0.0
     fallbacks: int = 0
     unreadable: int = 0
+    truncated: int = 0
     choices: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     interval_losses: list[float] = field(default_factory=list)
@@ -115,10 +120,11 @@ class Done:
         self.samples += samples
         self.interval_losses.append(loss)
 
-    def count(self, fallbacks: int, unreadable: int, sources: Mapping[str, int]) -> None:
+    def count(self, fallbacks: int, unreadable: int, truncated: int, sources: Mapping[str, int]) -> None:
         """What a rank has read in some steps."""
         self.fallbacks += fallbacks
         self.unreadable += unreadable
+        self.truncated += truncated
         self.choices = dict(sorted((Counter(self.choices) + Counter(sources)).items()))
 
 
@@ -126,17 +132,22 @@ class Seen:
     """What this rank has read since it was last counted together with what the others have."""
 
     def __init__(self) -> None:
-        self._fallbacks, self._unreadable, self._sources = 0, 0, Counter[str]()
+        self._clear()
 
     def add(self, batch: "Batch") -> None:
         self._fallbacks += batch.fallbacks
         self._unreadable += batch.unreadable
+        self._truncated += batch.truncated
         self._sources.update(batch.sources)
 
     def count(self, done: Done, world: World) -> None:
-        for fallbacks, unreadable, sources in world.gathered((self._fallbacks, self._unreadable, self._sources)):
-            done.count(fallbacks, unreadable, sources)
-        self._fallbacks, self._unreadable, self._sources = 0, 0, Counter()
+        mine = (self._fallbacks, self._unreadable, self._truncated, self._sources)
+        for of_rank in world.gathered(mine):
+            done.count(*of_rank)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._fallbacks, self._unreadable, self._truncated, self._sources = 0, 0, 0, Counter[str]()
 
 
 def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> TrainReport:
@@ -149,6 +160,7 @@ def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> T
         final_loss=done.history[-1]["loss"],
         fallbacks=done.fallbacks,
         unreadable=done.unreadable,
+        truncated=done.truncated,
         choices=done.choices,
         checkpoint=saved.uri,
         run_id=done.run_id,
@@ -163,4 +175,5 @@ def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> T
         vocab_size=state["vocab_size"],
         resumed_at=resumed_at,
         history=tuple(done.history),
+        rows=state.get("rows"),
     )

@@ -28,6 +28,16 @@ REMEMBERED_TEXTS = 200_000
 """Texts whose ids are kept: all of a small manifest, a bounded part of a large one."""
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as a model reads them."""
+
+    ids_BL: "torch.Tensor"
+    """int64."""
+    truncated: int
+    """Texts that were longer than the context, and lost their end."""
+
+
 @lru_cache(maxsize=1)
 def _bpe() -> Any:
     from open_clip.tokenizer import SimpleTokenizer
@@ -51,10 +61,13 @@ class BpeTokenizer:
     def vocab_size(self) -> int:
         return int(_bpe().vocab_size)
 
-    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Ids_BL, int64."""
+    def encode(self, texts: Sequence[str]) -> Encoded:
         start, end = _bpe().all_special_ids
         return _padded([_byte_pairs(text) for text in texts], start, end, self.context_length)
+
+    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
+        """Ids_BL, int64."""
+        return self.encode(texts).ids_BL
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "bpe", "context_length": self.context_length}
@@ -87,10 +100,13 @@ class SampleTokenizer:
     def vocab_size(self) -> int:
         return len(self.byte_pairs) + 3
 
-    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Ids_BL, int64."""
+    def encode(self, texts: Sequence[str]) -> Encoded:
         known = [[self._new_id[old] for old in _byte_pairs(text) if old in self._new_id] for text in texts]
         return _padded(known, self.vocab_size - 2, self.vocab_size - 1, self.context_length)
+
+    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
+        """Ids_BL, int64."""
+        return self.encode(texts).ids_BL
 
     def clip_ids(self) -> list[int]:
         """CLIP's id of each row of the embedding; the padding's is 0, which CLIP pads with too."""
@@ -163,18 +179,24 @@ class T5Tokenizer:
     def digest(self) -> str:
         return hashlib.sha256(self.definition.encode()).hexdigest()
 
-    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Ids_BL, int64."""
+    def encode(self, texts: Sequence[str]) -> Encoded:
         import torch
 
         ids_BL = np.full((len(texts), self.context_length), PAD, dtype=np.int64)
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        truncated = 0
         for row, encoding in zip(ids_BL, encodings, strict=True):
             # A text that spells out T5's own marks would end where it says so.
-            kept = [one for one in encoding.ids if one not in (PAD, T5_END)][: self.context_length - 1]
+            tokens = [one for one in encoding.ids if one not in (PAD, T5_END)]
+            kept = tokens[: self.context_length - 1]
+            truncated += len(kept) < len(tokens)
             row[: len(kept)] = kept
             row[len(kept)] = T5_END
-        return torch.from_numpy(ids_BL)
+        return Encoded(torch.from_numpy(ids_BL), truncated)
+
+    def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
+        """Ids_BL, int64."""
+        return self.encode(texts).ids_BL
 
     def save(self, folder: Path) -> None:
         """Write the files that `transformers.AutoTokenizer` reads."""
@@ -222,13 +244,15 @@ def save_byte_pairs(folder: Path, context_length: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _padded(rows: Sequence[Sequence[int]], start: int, end: int, context_length: int) -> "torch.Tensor":
+def _padded(rows: Sequence[Sequence[int]], start: int, end: int, context_length: int) -> Encoded:
     import torch
 
     ids_BL = np.full((len(rows), context_length), PAD, dtype=np.int64)
+    truncated = 0
     for row, tokens in zip(ids_BL, rows, strict=True):
         kept = tokens[: context_length - 2]
+        truncated += len(kept) < len(tokens)
         row[0] = start
         row[1 : len(kept) + 1] = kept
         row[len(kept) + 1] = end
-    return torch.from_numpy(ids_BL)
+    return Encoded(torch.from_numpy(ids_BL), truncated)

@@ -1,0 +1,258 @@
+"""The stage `embed`: float32 embeddings of an evaluation set's pictures and captions, or of classes, by one model.
+
+    00000.parquet           row, status, error, embedding     error says why a picture has none
+    00000.texts.parquet     item, embedding                   of a class: the normalised mean of its texts
+
+Templates, metrics and intervals are no part of the identity: they re-use what is embedded.
+"""
+
+import io
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from veclip_core.captioning.describe import DECODERS, MAX_BYTES, MAX_PIXELS
+from veclip_core.download.pictures import BROKEN, FORMATS
+from veclip_core.evaluation.evaluate import Embeddings
+from veclip_core.evaluation.index import TEXTS, Index, read
+from veclip_core.evaluation.sets import EvaluationSet, PicturePlace
+from veclip_core.evaluation.zeroshot import mean_of_texts
+from veclip_core.mendable import Mendable
+from veclip_core.networks import BATCH, ClipNetwork, NetworkConfig, open_network
+from veclip_core.samples import UNDECODABLE
+from veclip_core.shards import ShardSet
+from veclip_core.stage import RowCounts, ShardTask, Work
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+
+MISSING, CUT_SHORT, TOO_LARGE = "missing", "cut_short", "too_large"
+MAX_ASPECT = 100
+"""Of a picture's sides: a resized shorter side would make gigabytes of the longer one."""
+AHEAD = 2 * BATCH
+"""Preprocessed pictures that may wait for the model: some 80 MB at 224 pixels."""
+
+
+class BadEmbeddings(Mendable):
+    """A model gave what can't be ranked."""
+
+
+class Unreadable(Exception):
+    """Why a picture can't be scored: a reason fit for a row's `error`."""
+
+
+@dataclass(frozen=True)
+class EmbedOperation:
+    """Input: an `index`."""
+
+    name: ClassVar[str] = "embed"
+    needs_engine: ClassVar[bool] = True
+    config: NetworkConfig
+    threads: int | None = None
+    opener: Callable[[], ClipNetwork] | None = None
+    """Gives a model that is loaded already, where shards are made in this process."""
+
+    @contextmanager
+    def open(self) -> Iterator[Work]:
+        network = self.opener() if self.opener else open_network(self.config, self.threads)
+        yield lambda task: embed_shard(task, network)
+
+
+def embed_shard(task: ShardTask, network: ClipNetwork) -> RowCounts:
+    """A row for each picture, embedded or with its reason, and one for each caption or class."""
+    places = read(task.inputs["index"], task.key, "parquet").to_pylist()
+    pictures = {row["row"]: PicturePlace(row["address"], row["offset"], row["length"]) for row in places}
+    embedded, errors = embed_pictures(pictures, network)
+    row_N = np.array(list(embedded), np.int32)
+    picture_ND = np.stack(list(embedded.values())) if embedded else np.zeros((0, 1), np.float32)
+    rows = [*row_N.tolist(), *errors]
+    task.write(
+        pa.table(
+            {
+                "row": pa.array(rows, pa.int32()),
+                "status": ["ok"] * len(row_N) + ["error"] * len(errors),
+                "error": pa.array([None] * len(row_N) + list(errors.values()), pa.string()),
+                "embedding": _column(picture_ND, len(errors)),
+            }
+        )
+    )
+    texts = read(task.inputs["index"], task.key, TEXTS)
+    item_M, text_MD = embed_texts(texts["item"].to_numpy(), texts["text"].to_pylist(), network)
+    table = pa.table({"item": pa.array(item_M, pa.int32()), "embedding": _column(text_MD)})
+    pq.write_table(table, task.out(TEXTS), compression="zstd")
+    ok = len(row_N) + len(item_M)
+    return RowCounts(ok + len(errors), ok, dict(Counter(errors.values())), extra={"pictures": float(len(rows))})
+
+
+def embed_pictures(
+    places: dict[int, PicturePlace], network: ClipNetwork
+) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+    """By row: the embedding, or why there is none. Pictures are read, decoded and preprocessed in threads beside the model."""
+    import torch
+
+    found: dict[int, np.ndarray] = {}
+    errors: dict[int, str] = {}
+    batch: list[tuple[int, torch.Tensor]] = []
+
+    def embed_batch() -> None:
+        if batch:
+            encoded_BD = network.encode_image(torch.stack([image for _, image in batch]))
+            _require_unit_rows(encoded_BD, len(batch), "pictures")
+            found.update((row, embedding_D) for (row, _), embedding_D in zip(batch, encoded_BD, strict=True))
+            batch.clear()
+
+    for row, image in _prepared_ahead(places, network):
+        if isinstance(image, str):
+            errors[row] = image
+            continue
+        batch.append((row, image))
+        if len(batch) == BATCH:
+            embed_batch()
+    embed_batch()
+    return found, errors
+
+
+def embed_texts(item_T: np.ndarray, texts: Sequence[str], network: ClipNetwork) -> tuple[np.ndarray, np.ndarray]:
+    """The items in order [M], and the normalised mean of each one's texts [M, D]; an item's texts lie together."""
+    encoded = []
+    for start in range(0, len(texts), BATCH):
+        some = texts[start : start + BATCH]
+        encoded.append(np.asarray(network.encode_text(some), np.float32))
+        _require_unit_rows(encoded[-1], len(some), "texts")
+    if not encoded:
+        return np.zeros(0, np.int32), np.zeros((0, 1), np.float32)
+    return mean_of_texts(item_T, np.concatenate(encoded))
+
+
+def picture_at(place: PicturePlace) -> "Image":
+    """The picture as RGB on white, as it lies in its file: the protocols of CLIP's papers turn none by its EXIF.
+
+    Raises:
+        Unreadable: with the reason.
+    """
+    from PIL import Image
+
+    from veclip_core.sources.pictures import on_white
+
+    wanted = MAX_BYTES + 1 if place.length is None else place.length
+    if wanted > MAX_BYTES + 1:
+        raise Unreadable(TOO_LARGE)
+    try:
+        data = PicturePlace(place.address, place.offset, wanted).read()
+    except OSError as error:
+        raise Unreadable(MISSING) from error
+    if len(data) > MAX_BYTES:
+        raise Unreadable(TOO_LARGE)
+    if place.length is not None and len(data) < place.length:
+        raise Unreadable(CUT_SHORT)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            long, short = max(picture.size), min(picture.size)
+            if picture.width * picture.height > MAX_PIXELS or long > MAX_ASPECT * short:
+                raise Unreadable(TOO_LARGE)
+            return on_white(picture)
+    except Image.DecompressionBombError as error:
+        raise Unreadable(TOO_LARGE) from error
+    except BROKEN as error:
+        raise Unreadable(UNDECODABLE) from error
+
+
+def _prepared_ahead(
+    places: dict[int, PicturePlace], network: ClipNetwork
+) -> "Iterator[tuple[int, torch.Tensor | str]]":
+    """Each row in order with its preprocessed picture, or the reason why there is none; the next `AHEAD` meanwhile."""
+
+    def prepare(place: PicturePlace) -> "torch.Tensor | str":
+        try:
+            return network.preprocess(picture_at(place))
+        except Unreadable as reason:
+            return str(reason)
+
+    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+        waiting: deque[tuple[int, Future[Any]]] = deque()
+        for row, place in places.items():
+            waiting.append((row, pool.submit(prepare, place)))
+            if len(waiting) >= AHEAD:
+                first, image = waiting.popleft()
+                yield first, image.result()
+        for row, image in waiting:
+            yield row, image.result()
+
+
+def _require_unit_rows(encoded_BD: np.ndarray, rows: int, what: str) -> None:
+    lengths_B = np.linalg.norm(encoded_BD, axis=1)
+    if len(encoded_BD) != rows or not np.allclose(lengths_B, 1, atol=1e-3):
+        raise BadEmbeddings(
+            f"{rows} {what} came back as {encoded_BD.shape} with lengths {lengths_B.min():.3f} to {lengths_B.max():.3f}, not as"
+            " L2-normalised rows: weights that are not finite, or that are not this model's, give such"
+        )
+
+
+def _column(rows_ND: np.ndarray, missing: int = 0) -> pa.Array:
+    """Rows as one column, and so many nulls behind."""
+    width = rows_ND.shape[1]
+    values = np.concatenate([rows_ND, np.zeros((missing, width), np.float32)]).astype(np.float32, copy=False)
+    mask = pa.array([False] * len(rows_ND) + [True] * missing, pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width, mask=mask)
+
+
+def pictures_and_captions(embedded: ShardSet, index: Index, evaluation_set: EvaluationSet) -> Embeddings:
+    """Read from the shards of a set's index."""
+    rows, errors, items = [], {}, []
+    pictures, texts = [], []
+    for key in index.shard_keys():
+        table = read(embedded, key, "parquet")
+        told = table.select(["row", "error"]).to_pylist()
+        rows += [row["row"] for row in told if row["error"] is None]
+        errors |= {row["row"]: row["error"] for row in told if row["error"] is not None}
+        pictures.append(_rows_of(table))
+        table = read(embedded, key, TEXTS)
+        items.append(table["item"].to_numpy())
+        texts.append(_rows_of(table))
+    picture_ND = _placed(np.array(rows, np.int64), pictures, len(evaluation_set))
+    caption_MD = _placed(np.concatenate(items), texts, len(evaluation_set.captions))
+    return Embeddings(picture_ND, caption_MD, {}, dict(sorted(errors.items())))
+
+
+def of_classes(embedded: ShardSet, index: Index) -> np.ndarray:
+    """One row a class [C, D], read from the shards of an index of classes."""
+    return np.concatenate([_rows_of(read(embedded, key, TEXTS)) for key in index.shard_keys()])
+
+
+def _rows_of(table: pa.Table) -> np.ndarray:
+    """The embeddings that are there [rows, D]."""
+    column = table["embedding"].combine_chunks()
+    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, column.type.list_size)
+
+
+def _placed(rows: np.ndarray, parts: Iterable[np.ndarray], count: int) -> np.ndarray:
+    """Rows at their places; zeros where there is none."""
+    there = [part for part in parts if len(part)]
+    placed = np.zeros((count, there[0].shape[1] if there else 1), np.float32)
+    if there:
+        placed[rows] = np.concatenate(there)
+    return placed
+
+
+def readable_now(evaluation_set: EvaluationSet, rows: Iterable[int]) -> list[int]:
+    """Of pictures that could not be read when the set was embedded: those that can be by now."""
+    found = []
+    for row in rows:
+        try:
+            picture_at(evaluation_set.pictures[row])
+        except Unreadable:
+            continue
+        found.append(row)
+    return found

@@ -1,0 +1,211 @@
+"""Pictures in a folder and a table of their captions or classes: csv, tsv, jsonl or parquet, columns found by name."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from veclip_core.evaluation.layouts.class_folders import LABEL
+from veclip_core.evaluation.layouts.found import Found, Labels, refuse
+from veclip_core.evaluation.layouts.listing import Files, Listing, digests
+from veclip_core.evaluation.set_catalogue import SetSpec
+from veclip_core.evaluation.sets import EvaluationSetError, PicturePlace
+from veclip_core.sources.compressed import open_text_list
+from veclip_core.sources.own_pictures import FILE_COLUMNS
+from veclip_core.sources.urls import ALT_COLUMNS, MAX_FIELD_CHARS, ListError, format_of
+
+CAPTION_COLUMNS = ("caption", "captions", "sentence", "sentences", "raw", "description", *ALT_COLUMNS)
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "category", "target", "wnid")
+SPLIT_COLUMN = "split"
+SPLITS = ("test", "val", "validation", "train")
+"""In order of preference, where none is told."""
+
+Row = dict[str, Any]
+
+
+def is_table(name: str) -> bool:
+    """By its name; a .json is none, as it is one object."""
+    try:
+        return format_of(name) != "json"
+    except ListError:
+        return False
+
+
+def read(name: str, spec: SetSpec, table: Path, listing: Listing) -> Found:
+    """One picture a file that the table names, in the order of its first row; every caption of its rows in order.
+
+    Args:
+        listing: of the folder of the pictures.
+
+    Raises:
+        EvaluationSetError: for a row without a file, a file that is not there, a file of two classes.
+    """
+    rows, found = rows_of(table), Found()
+    if not rows:
+        raise EvaluationSetError(f"{table} has no rows")
+    columns = list(rows[0])
+    rows = of_split(name, spec, rows, found)
+    image = column_of(table, columns, spec.image_column, FILE_COLUMNS, "the pictures' files")
+    texts = caption_columns(table, columns, spec)
+    label = label_column(table, columns, spec, texts)
+    files, by_file, missing = Files(listing), {}, []
+    for number, row in enumerate(rows, 1):
+        file = files.find(str(row[image] or ""))
+        if file is None:
+            missing.append(f"{row[image]!r:.200} (row {number:,})")
+        else:
+            by_file.setdefault(file, []).append(row)
+    refuse(
+        table, missing, f"{len(missing):,} of {len(rows):,} rows name no picture below {listing.folder}",
+        "Put the pictures there, mend the names, or name the folder with `pictures` in the catalogue.",
+    )  # fmt: skip
+    paths = [listing.folder / file for file in by_file]
+    for (file, own), path, sha256 in zip(by_file.items(), paths, digests(paths, name), strict=True):
+        found.add(file, PicturePlace(str(path)), sha256, [text for row in own for text in captions_of(row, texts)])
+    if label is not None:
+        found.labels[LABEL] = _labels(table, label, by_file)
+    found.notes["pictures_without_text"] = len(listing.pictures) - len(by_file)
+    return found
+
+
+def of_split(name: str, spec: SetSpec, rows: list[Row], found: Found) -> list[Row]:
+    """The rows of the split told, or of `test`, where a column says; the others are counted."""
+    column = next((one for one in rows[0] if one.lower() == SPLIT_COLUMN), None)
+    there = {str(row[column]) for row in rows} if column else set()
+    split = spec.split or next((one for one in SPLITS if one in there), "")
+    if spec.split and spec.split not in there:
+        raise EvaluationSetError(
+            f"{name}: no row is of the split {split!r}. There are {', '.join(sorted(there)) or 'none'}"
+        )
+    if not split:
+        return rows
+    chosen = [row for row in rows if str(row[column]) == split]
+    found.notes["rows_of_other_splits"] = len(rows) - len(chosen)
+    return chosen
+
+
+def column_of(table: object, columns: Sequence[str], told: str, known: Sequence[str], what: str) -> str:
+    """The column told, or the first of the known names, upper or lower case."""
+    if told and told not in columns:
+        raise EvaluationSetError(f"{table} has no column {told!r}. It has {', '.join(columns)}")
+    found = told or _first(columns, known)
+    if found is None:
+        raise EvaluationSetError(
+            f"{table}: no column is known to hold {what}. It has {', '.join(columns)}; known are {', '.join(known)}. Name it with"
+            " image_column, caption_column or label_column in the catalogue"
+        )
+    return found
+
+
+def _first(columns: Sequence[str], known: Sequence[str]) -> str | None:
+    by_lower = {name.strip().lower(): name for name in reversed(columns)}
+    return next((by_lower[word] for word in known if word in by_lower), None)
+
+
+def caption_columns(table: object, columns: Sequence[str], spec: SetSpec) -> list[str]:
+    """Those told; else the first known name, and its numbered ones (`caption_0`, `caption_1`; `caption1`, `caption 2`)."""
+    if spec.caption_columns:
+        return [column_of(table, columns, told, (), "captions") for told in spec.caption_columns]
+    for word in CAPTION_COLUMNS:
+        numbered = re.compile(rf"{word}(?:[_ -]?\d+)?")
+        if found := [one for one in columns if numbered.fullmatch(one.strip().lower())]:
+            return found
+    return []
+
+
+def label_column(table: object, columns: Sequence[str], spec: SetSpec, texts: Sequence[str]) -> str | None:
+    """None for a set of captions alone."""
+    if spec.label_column:
+        return column_of(table, columns, spec.label_column, (), "classes")
+    found = _first([one for one in columns if one not in texts], LABEL_COLUMNS)
+    if found is None and not texts:
+        known = (*CAPTION_COLUMNS, *LABEL_COLUMNS)
+        column_of(table, [one for one in columns if one not in texts], "", known, "captions or classes")
+    return found
+
+
+def captions_of(row: Row, columns: Sequence[str]) -> list[str]:
+    """Every caption of a row: a text, a list of them, Karpathy's {raw}, or a list in JSON; empty numbered cells are none."""
+    cells = [row[column] for column in columns]
+    if len(columns) > 1:
+        cells = [cell for cell in cells if cell not in (None, "")] or [""]
+    return [text for cell in cells for text in _texts(cell)]
+
+
+def _texts(cell: Any) -> Iterator[str]:
+    if isinstance(cell, str) and cell.startswith('["') and cell.endswith('"]'):
+        with suppress(ValueError, RecursionError):
+            cell = json.loads(cell)
+    if isinstance(cell, dict):
+        cell = cell.get("raw", "")
+    if isinstance(cell, list | tuple):
+        for one in cell:
+            yield from _texts(one)
+    else:
+        yield "" if cell is None else str(cell)
+
+
+def _labels(table: Path, column: str, by_file: dict[str, list[Row]]) -> Labels:
+    told, unclear = [], []
+    for file, rows in by_file.items():
+        of_rows = {str("" if row[column] is None else row[column]).strip() for row in rows}
+        told.append(next(iter(of_rows)))
+        if len(of_rows) > 1 or not told[-1]:
+            unclear.append(f"{file} ({', '.join(sorted(of_rows)) or 'empty'})")
+    refuse(table, unclear, f"{len(unclear):,} pictures without one class in {column}", "Give each picture one.")
+    numbered = all(one.isascii() and one.isdigit() for one in told)
+    classes = sorted(set(told), key=int if numbered else None)
+    at = {one: number for number, one in enumerate(classes)}
+    return Labels([at[one] for one in told], classes, numbered)
+
+
+def rows_of(table: Path) -> list[Row]:
+    """All rows of a table by column.
+
+    Raises:
+        EvaluationSetError: where it, or a row, can't be read.
+    """
+    kind = format_of(table.name)
+    try:
+        if kind == "parquet":
+            import pyarrow.parquet as pq
+
+            rows: list[Row] = pq.read_table(table, use_threads=False, pre_buffer=False).to_pylist()
+            return rows
+        with open_text_list(str(table), "utf-8-sig", newline="") as text:
+            return list(_jsonl(table, text) if kind == "jsonl" else _csv(table, text, kind))
+    except (OSError, ValueError, RecursionError, csv.Error) as error:  # ArrowInvalid is a ValueError
+        if isinstance(error, EvaluationSetError):
+            raise
+        raise EvaluationSetError(f"{table} can't be read to its end ({error}): mend it, or fetch it again") from error
+
+
+def _csv(table: Path, text: Any, kind: str) -> Iterator[Row]:
+    csv.field_size_limit(MAX_FIELD_CHARS)
+    reader = csv.reader(text) if kind == "csv" else csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    header = next(reader, [])
+    if len(set(header)) < len(header):
+        raise EvaluationSetError(f"{table}: two columns have one name in its first line: {', '.join(header)}")
+    for cells in reader:
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise EvaluationSetError(
+                f"{table}, line {reader.line_num:,}: {len(cells)} cells in place of {len(header)} (a comma inside a text needs"
+                " quotation marks around the text)"
+            )
+        yield dict(zip(header, cells, strict=True))
+
+
+def _jsonl(table: Path, text: Any) -> Iterator[Row]:
+    columns: list[str] = []
+    for number, line in enumerate(text, 1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise EvaluationSetError(f"{table}, line {number:,}: an object a line is needed")
+            columns = columns or list(row)
+            yield dict.fromkeys(columns) | row

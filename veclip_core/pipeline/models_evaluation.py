@@ -1,0 +1,253 @@
+"""Any models on any sets: scored, compared, held against the paper's numbers where they are its checkpoints, and published.
+
+`veclip evaluate`, `veclip reproduce` and the asset `released_report` are this.
+"""
+
+import logging
+import platform
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from veclip_core import storage
+from veclip_core.evaluation.compare import compare
+from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
+from veclip_core.evaluation.layouts.class_names import templates_named
+from veclip_core.evaluation.paper import RELEASED, PaperVerdict, verdicts
+from veclip_core.evaluation.report.inputs import HowTo
+from veclip_core.evaluation.report.models_page import write_models_page
+from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval_examples
+from veclip_core.evaluation.set_catalogue import OPENMOJI
+from veclip_core.evaluation.sets import EvaluationSet
+from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES
+from veclip_core.mendable import Mendable
+from veclip_core.pipeline.models import Model
+from veclip_core.pipeline.score_tracking import plain_names, track_scores
+from veclip_core.pipeline.scoring import score
+from veclip_core.pipeline.sets import set_named
+from veclip_core.pipeline.training import tracker_from
+from veclip_core.scales import SCALES
+from veclip_core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT = "veclip evaluations"
+"""Of MLflow's runs."""
+LONGEST_NAME = 100
+
+
+class EvaluationError(Mendable, ValueError):
+    """What was asked for can't be compared or published."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be evaluated, and how it is published."""
+
+    models: Sequence[Model]
+    sets: Sequence[EvaluationSet]
+    name: str
+    """Of the page and the results in `reports`."""
+    title: str
+    commands: Sequence[str]
+    """By which a reader repeats it."""
+    config: EvaluationConfig
+    baseline: str | None = None
+    """The model that the others are compared with."""
+
+
+@dataclass(frozen=True)
+class MadeEvaluation:
+    """What came of it."""
+
+    results: Mapping[str, Any]
+    verdicts: Sequence[PaperVerdict]
+    results_uri: str
+    report_uri: str
+    run_ids: Mapping[str, str]
+    """Name to MLflow run: the evaluation's own, and those of the trainings among the models."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether no verdict failed."""
+        return all(one.holds is not False for one in self.verdicts)
+
+
+def sets_named(told: Sequence[str], settings: Settings) -> list[EvaluationSet]:
+    """Evaluation sets, those of the sample with the templates of drawings whatever others are evaluated by.
+
+    Raises:
+        EvaluationSetError: where one is not there, or not whole.
+    """
+    found = [set_named(one, settings) for one in told]
+    return [_of_drawings(one) if one.name == OPENMOJI else one for one in found]
+
+
+def _of_drawings(one: EvaluationSet) -> EvaluationSet:
+    labels = {label: replace(labelling, templates=DRAWING_TEMPLATES) for label, labelling in one.labels.items()}
+    return replace(one, labels=labels)
+
+
+def config_for(sets: Sequence[EvaluationSet], templates: Sequence[str]) -> EvaluationConfig:
+    """How sets are scored: classes that come without templates by those given, or by open_clip's simple ones, of photographs.
+
+    Raises:
+        EvaluationSetError: for a template without a place for the class.
+    """
+    if templates:
+        return EvaluationConfig(templates=templates_named(tuple(templates)))
+    if all(labelling.templates for one in sets for labelling in one.labels.values()):
+        return EvaluationConfig()
+    return EvaluationConfig(templates=templates_named("simple"))
+
+
+def report_name(models: Sequence[Model], sets: Sequence[EvaluationSet]) -> str:
+    """A file name that says what was compared."""
+    names = dict.fromkeys(model.candidate.name for model in models)
+    return as_file_name(f"{'+'.join(names)} on {'+'.join(one.name for one in sets)}")
+
+
+def as_file_name(name: str) -> str:
+    """Letters, digits and few signs."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:LONGEST_NAME] or "evaluation"
+
+
+def require_free(name: str) -> None:
+    """Raises EvaluationError where the name is that of a scale's own report."""
+    if name in SCALES or name.removesuffix("-experiment") in SCALES:
+        raise EvaluationError(f"{name} is the name of a scale's own report: give another name")
+
+
+def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
+    """Score, compare, publish, track. Models and sets that were embedded before are not embedded again.
+
+    Raises:
+        EvaluationError: when there is no such baseline, a set comes twice, or the name is taken.
+        Mendable: what is wrong with a model or a set.
+    """
+    require_free(asked.name)
+    names = list(dict.fromkeys(model.candidate.name for model in asked.models))
+    if asked.baseline is not None and asked.baseline not in names:
+        raise EvaluationError(f"there is no model {asked.baseline!r} to compare with; there are {', '.join(names)}")
+    of_sets = [one.name for one in asked.sets]
+    if doubled := [name for name in of_sets if of_sets.count(name) > 1]:
+        raise EvaluationError(f"two sets are called {doubled[0]!r}: give them names, such as --set mine=PATH")
+    evaluations = score(settings, [model.candidate for model in asked.models], asked.sets, asked.config)
+    results = dict(compare(evaluations, baseline=asked.baseline))
+    found = verdicts(results, _checkpoints(asked.models))
+    results |= {
+        "evaluated": [_told(model) for model in asked.models],
+        "verdicts": [asdict(one) | {"difference": one.difference, "holds": one.holds} for one in found],
+        "partial": any(model.trained is not None and model.trained.partial for model in asked.models),
+    }
+    reports = storage.join(settings.root, "reports")
+    uri = storage.join(settings.root, "evaluation_reports", results["identity"][:16])
+    with tempfile.TemporaryDirectory() as made:
+        page = write_models_page(
+            results,
+            Path(made) / "report.html",
+            title=asked.title,
+            examples=_examples(evaluations, asked),
+            verdicts=found,
+            howto=HowTo(asked.commands, _facts(settings, asked)),
+        )
+        for where in (storage.join(uri, "report.html"), storage.join(reports, f"{asked.name}.html")):
+            storage.write_bytes(where, page.read_bytes())
+        for where in (storage.join(uri, "results.json"), storage.join(reports, f"{asked.name}.json")):
+            storage.write_json(where, results)
+        run_ids = _track(settings, asked, results, evaluations, page)
+    return MadeEvaluation(
+        results,
+        found,
+        storage.join(reports, f"{asked.name}.json"),
+        storage.join(reports, f"{asked.name}.html"),
+        run_ids,
+    )
+
+
+def _checkpoints(models: Sequence[Model]) -> dict[str, str]:
+    """Model to the name of the released checkpoint that it is, of those that are."""
+    return {
+        model.candidate.name: model.candidate.network.model
+        for model in models
+        if model.candidate.network.kind == "released" and model.candidate.network.model in RELEASED
+    }
+
+
+def _told(model: Model) -> dict[str, Any]:
+    network = model.candidate.network
+    return {
+        "model": model.candidate.name,
+        "seed": model.candidate.seed,
+        "told": model.told,
+        "kind": network.kind,
+        "weights": network.model,
+        "revision": network.revision,
+        "run_id": model.trained.run_id if model.trained else None,
+    }
+
+
+def _examples(evaluations: Sequence[Evaluation], asked: Asked) -> list[RetrievalExamples]:
+    """Hits and misses of the baseline and the first other model, or of the only one, on each set."""
+    found = []
+    for name in dict.fromkeys(one.evaluation_set.name for one in evaluations):
+        first: dict[str, Evaluation] = {}
+        for one in evaluations:
+            if one.evaluation_set.name == name:
+                first.setdefault(one.model, one)
+        # The baseline stands first, the others in their order.
+        models = sorted(first.values(), key=lambda one: one.model != asked.baseline)
+        found.append(retrieval_examples(*models[:2]))
+    return found
+
+
+def _facts(settings: Settings, asked: Asked) -> dict[str, str]:
+    facts = {"machine": f"{platform.machine()}, {settings.threads} threads, {platform.system()}"}
+    for model in asked.models:
+        network = model.candidate.network
+        facts[f"model {model.candidate.name}"] = f"{network.kind}, {model.told}, {network.revision or 'no revision'}"
+    for one in asked.sets:
+        facts[f"set {one.name}"] = f"{len(one):,} pictures, {len(one.captions):,} captions, digest {one.content[:16]}"
+    return facts
+
+
+def _track(
+    settings: Settings, asked: Asked, results: Mapping[str, Any], evaluations: Sequence[Evaluation], page: Path
+) -> dict[str, str]:
+    """One run for the evaluation; the scores of trainings also in their own runs, beside their losses. The results are stored
+    by now: with MLflow out of reach nothing is lost but this."""
+    kept = page.with_name("results.json")
+    storage.write_json(str(kept), results)
+    tracker = tracker_from(settings)
+    params = {
+        f"model {row['model']}": f"{row['told']} ({row['kind']}, {row['revision']})" for row in results["evaluated"]
+    }
+    params |= {f"set {name}": f"{one['pictures']} pictures, {one['content']}" for name, one in results["sets"].items()}
+    tracker.start_run(EXPERIMENT, asked.name, {"veclip.evaluation": results["identity"]}, plain_names(params))
+    tracker.log_metrics(_metrics(results))
+    tracker.log_artifact(page)
+    tracker.log_artifact(kept)
+    tracker.finish()
+    if tracker.run_id is None:
+        if settings.tracking_uri is not None:
+            logger.warning("the scores are not in MLflow: evaluate again when it is back (nothing is embedded again)")
+        return {}
+    run_ids = {asked.name: tracker.run_id}
+    for model in asked.models:
+        if model.trained is None or model.trained.run_id is None:
+            continue
+        name, seed = model.candidate.name, model.candidate.seed
+        own = [one for one in evaluations if (one.model, one.seed) == (name, seed)]
+        track_scores(settings, model.trained, own, page)
+        run_ids[f"{name} seed {seed}"] = model.trained.run_id
+    return run_ids
+
+
+def _metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """Each model's scores over its seeds, and for the paper's checkpoints how far they are from the published ones."""
+    found = {f"{row['model']}/{row['set']}/{row['split']}/{row['metric']}": row["value"] for row in results["summary"]}
+    found |= {f"{row['model']}/paper/{row['column']}": row["difference"] for row in results["verdicts"]}
+    return plain_names(found)

@@ -1,0 +1,28 @@
+"""Scores in MLflow: those of a training in the training's own run, beside its losses."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from veclip_core.evaluation.evaluate import Evaluation
+from veclip_core.pipeline.trained import Trained
+from veclip_core.pipeline.training import tracker_from
+from veclip_core.settings import Settings
+
+
+def track_scores(settings: Settings, training: Trained, evaluations: Sequence[Evaluation], page: Path) -> None:
+    """Into the run that has its losses, so that both are one row of MLflow's compare page. Nothing where it has no run."""
+    if training.run_id is None:
+        return
+    tracker = tracker_from(settings)
+    tracker.start_run(f"veclip {training.scale}", training.arm, run_id=training.run_id)
+    scores = {f"{row['set']}/{row['split']}/{row['metric']}": row["value"] for one in evaluations for row in one.scores}
+    tracker.log_metrics(plain_names(scores))
+    tracker.log_artifact(page)
+    tracker.finish()
+
+
+def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names with no sign that MLflow refuses: sets, classes and models are named by others. `@` is the tracker's to write."""
+    return {re.sub(r"[^A-Za-z0-9_./@ -]", "_", name): value for name, value in values.items()}
