@@ -11,7 +11,9 @@ import pytest
 
 from tests.unit.shard_tables import KEY
 from tests.unit.test_screening_checks import jpeg, scene
+from veclip_core.evaluation.sets import ragged_set
 from veclip_core.mixing.removals import Removals
+from veclip_core.pipeline import contamination
 from veclip_core.pipeline.captions import make_captions, make_control
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.data_card import card_address
@@ -66,6 +68,11 @@ def test_the_chain_from_pictures_to_a_manifest(own: Settings) -> None:
         "Pictures were not screened for near-duplicates, copies of evaluation pictures, unsafe content, faces, known"
     )
     assert screening_note(plain, plain.current("mix", "manifest")).startswith(unscreened)
+    drawings = sorted(Path(own.screen_against[0]).glob("*.png"))
+    evaluated = ragged_set("drawings", drawings, [["a drawing"]] * len(drawings), content="of four")
+    (unknown,) = contamination.of(plain, [evaluated])
+    assert unknown.copies is None
+    assert "veclip run screen --scale own" in unknown.looked
 
     chain = chain_of(own, screen=("duplicates", "evaluation"))
     for asset in (make_captions, make_manifest):
@@ -84,6 +91,9 @@ def test_the_chain_from_pictures_to_a_manifest(own: Settings) -> None:
     assert "screened for near-duplicates within 31 bits (PDQ, pdqhash" in told
     assert "copies of pictures of drawings." in told
     assert "not screened for unsafe content, faces, known pictures" in told
+    (counted,) = contamination.of(chain, [evaluated])
+    assert (counted.pictures, counted.copies, counted.left_out) == (4, 0, 1)
+    assert "1 of the set's pictures had copies" in counted.looked
 
     # Made anew, captions are of other pictures, and none of a blocked one.
     again = make_captions(chain)

@@ -1,5 +1,6 @@
 """Small evaluation sets and results for the tests of the evaluation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from veclip_core.evaluation.sets import ITEM_COLUMNS, EvaluationSet, read_openmoji
+from veclip_core.evaluation.sets import ITEM_COLUMNS, EvaluationSet, ragged_set, read_openmoji
 
 GROUPS = ("animals-nature", "food-drink", "objects")
 NAMES = ("fox", "owl", "cheese", "teapot", "kite", "anchor", "violin", "bee")
@@ -32,6 +33,23 @@ def write_openmoji(folder: Path, pictures: int = 24) -> Path:
 
 def openmoji(folder: Path, pictures: int = 24) -> EvaluationSet:
     return read_openmoji(write_openmoji(folder, pictures))
+
+
+HOSTILE = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>\"'&{{7*7}} \u202egnp.exe\x00"
+
+
+def hostile_set(folder: Path, pictures: int = 20, captions: int = 5) -> EvaluationSet:
+    """A set by the name of COCO with several captions a picture, hostile ones among captions, classes and ids."""
+    files = []
+    folder.mkdir(parents=True)
+    for i in range(pictures):
+        colour = tuple(int(x) for x in np.random.default_rng(i).integers(0, 255, 3))
+        files.append(folder / f"{i:03}.png")
+        Image.new("RGB", (60, 40), colour).save(files[-1])
+    texts = [[f"{NAMES[i % 8]} number {i}, said {k} {HOSTILE}" for k in range(captions)] for i in range(pictures)]
+    classes = [f"{GROUPS[i % 3]} {HOSTILE if i % 3 == 0 else ''}" for i in range(pictures)]
+    made = ragged_set("coco", files, texts, labels={f"kind {HOSTILE}": classes}, content="hostile")
+    return replace(made, notes={"duplicate_pictures": 3, f"odd_{HOSTILE}": 1})
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

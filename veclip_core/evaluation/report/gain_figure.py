@@ -9,6 +9,7 @@ import numpy as np
 from veclip_core.evaluation.paper import COLUMNS, MISPRINTS, PAPER_SETS, ROWS, Misprint, PaperRow, paper_set
 from veclip_core.evaluation.report.figures import INK, LINE, MODELS, MUTED, as_svg, panels_of
 from veclip_core.evaluation.report.inputs import Chart
+from veclip_core.evaluation.report.rendering import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +116,7 @@ def _panel(axes: "Axes", column: str, rows: Sequence[PaperRow], own: Sequence[Ow
             axes.plot([_place(point.millions)] * 2, [point.low, point.high], color=colour, linewidth=1.4)
             axes.plot(
                 _place(point.millions), point.value, "D", markersize=6, markerfacecolor="none" if point.baseline else colour,
-                markeredgecolor=colour, linestyle="none", label=f"{point.name}, here",
+                markeredgecolor=colour, linestyle="none", label=f"{clean(point.name, 40)}, here",
             )  # fmt: skip
     axes.set_xticks(range(len(SIZES)), [*SIZES])
     axes.set_xlim(min([0.0, *(_place(point.millions) for point in own)]) - 0.45, len(SIZES) - 0.6)
