@@ -6,6 +6,7 @@ from typing import Any
 
 from veclip_core import storage
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.registered_scores import note_scores_of_run
 from veclip_core.pipeline.trained import Trained
 from veclip_core.tracking import client_for, is_outage
 
@@ -73,6 +74,7 @@ def _registered(client: Any, name: str, trained: Trained, run_id: str, export: s
     versions = client.search_model_versions(f"name = '{name}'")
     of_training = [one for one in versions if one.tags.get("identity") == trained.identity]
     version = str(of_training[0].version) if of_training else _new_version(client, name, trained, run_id, export)
+    note_scores_of_run(client, name, version, run_id)
     if not trained.partial:
         current = client.get_registered_model(name).aliases.get(ALIAS)
         if current is None or _ended(client, run_id) >= _ended(client, client.get_model_version(name, current).run_id):

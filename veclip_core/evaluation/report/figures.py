@@ -33,13 +33,13 @@ def headline_figure(rows: Rows, models: Sequence[str], labels: Mapping[str, str]
     """Points with intervals for each split, chance as a dashed line."""
     splits = [split for split in SPLIT_NAMES if (models[0], split, metric) in rows]
     apart = min(0.26, 0.8 / len(models))
-    figure, axes = _figure(height=0.75 + (0.4 + 0.11 * len(models)) * len(splits))
+    figure, axes = blank(height=0.75 + (0.4 + 0.11 * len(models)) * len(splits))
     for place, split in enumerate(splits):
         for number, model in enumerate(models):
             row = rows[model, split, metric]
             y = place + (number - (len(models) - 1) / 2) * apart
-            axes.plot([row["low"], row["high"]], [y, y], color=_colour(number), linewidth=2, solid_capstyle="round")
-            axes.plot(row["value"], y, "o", color=_colour(number), markersize=6)
+            axes.plot([row["low"], row["high"]], [y, y], color=colour_of(number), linewidth=2, solid_capstyle="round")
+            axes.plot(row["value"], y, "o", color=colour_of(number), markersize=6)
     chance = rows[models[0], "all", metric]["chance"]
     axes.axvline(chance, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
     axes.annotate(
@@ -49,7 +49,7 @@ def headline_figure(rows: Rows, models: Sequence[str], labels: Mapping[str, str]
     axes.set_ylim(len(splits) - 0.45, -0.55)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
     axes.set_xlabel("percent")
-    return _svg(figure, f"{title}: " + "; ".join(
+    return as_svg(figure, f"{title}: " + "; ".join(
         f"{labels[m]} {rows[m, 'all', metric]['value']:.2f}" for m in models
     ) + f"; chance {chance:.2f}")  # fmt: skip
 
@@ -58,12 +58,12 @@ def bars_figure(
     rows: Rows, models: Sequence[str], labels: Mapping[str, str], ticks: Mapping[str, str], title: str
 ) -> str:
     """Grouped bars with intervals, chance as a short line across each group. `ticks`: metric -> text below it."""
-    figure, axes = _figure(height=2.5)
+    figure, axes = blank(height=2.5)
     width = 0.74 / len(models)
     for number, model in enumerate(models):
         found = [rows[model, "all", metric] for metric in ticks]
         x = np.arange(len(ticks)) + (number - (len(models) - 1) / 2) * width
-        axes.bar(x, [row["value"] for row in found], width * 0.92, color=_colour(number), linewidth=0)
+        axes.bar(x, [row["value"] for row in found], width * 0.92, color=colour_of(number), linewidth=0)
         axes.vlines(x, [row["low"] for row in found], [row["high"] for row in found], color=INK, linewidth=1.1)
     chances = [rows[models[0], "all", metric]["chance"] for metric in ticks]
     axes.hlines(chances, np.arange(len(ticks)) - 0.45, np.arange(len(ticks)) + 0.45, color=MUTED, linewidth=1.1,
@@ -74,14 +74,14 @@ def bars_figure(
     axes.set_ylabel("percent")
     values = "; ".join(f"{tick}: " + ", ".join(f"{labels[m]} {rows[m, 'all', metric]['value']:.2f}" for m in models)
                        for metric, tick in ticks.items())  # fmt: skip
-    return _svg(figure, f"{title}. {values}")
+    return as_svg(figure, f"{title}. {values}")
 
 
 def loss_figure(curves: Sequence[LossCurve], models: Sequence[str]) -> str:
     """Every seed: the logged loss faintly, its running mean on top."""
-    figure, axes = _figure(height=2.7)
+    figure, axes = blank(height=2.7)
     for curve in curves:
-        colour = _colour(models.index(curve.model) if curve.model in models else len(models))
+        colour = colour_of(models.index(curve.model) if curve.model in models else len(models))
         steps, losses = np.asarray(curve.steps), np.asarray(curve.losses, dtype=np.float64)
         window = max(1, min(SMOOTH_OVER, len(losses) // 10))
         axes.plot(steps, losses, color=colour, linewidth=0.6, alpha=0.28)
@@ -91,46 +91,48 @@ def loss_figure(curves: Sequence[LossCurve], models: Sequence[str]) -> str:
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.set_xlabel("step")
     axes.set_ylabel("training loss")
-    return _svg(figure, "Training loss by step")
+    return as_svg(figure, "Training loss by step")
 
 
 def lengths_figure(lengths: Mapping[str, Mapping[int, int]], longest: int = 60) -> str:
     """Lines: words of a text against the share of texts, a line a kind of text."""
-    figure, axes = _figure(height=2.4)
+    figure, axes = blank(height=2.4)
     told = []
     for number, (name, counts) in enumerate(lengths.items()):
         total = sum(counts.values())
         if not total:
             continue
         x = np.arange(min(longest, max(counts)) + 1)
-        axes.plot(x, [100 * counts.get(int(n), 0) / total for n in x], color=_colour(number), linewidth=1.5, label=name)
+        axes.plot(
+            x, [100 * counts.get(int(n), 0) / total for n in x], color=colour_of(number), linewidth=1.5, label=name
+        )
         told.append(f"{name}: mean {sum(n * count for n, count in counts.items()) / total:.1f}")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("words")
     axes.set_ylabel("percent of texts")
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
-    return _svg(figure, f"Words of a text. {'; '.join(told)}")
+    return as_svg(figure, f"Words of a text. {'; '.join(told)}")
 
 
 def shares_figure(shares: Mapping[str, Sequence[float]], label: str) -> str:
     """Cumulative lines: which share of the texts has at most this value, a line a name."""
-    figure, axes = _figure(height=2.4)
+    figure, axes = blank(height=2.4)
     told = []
     for number, (name, values) in enumerate(shares.items()):
         if not len(values):
             continue
         x = np.sort(np.asarray(values, dtype=np.float64))
         axes.step(
-            x, 100 * np.arange(1, len(x) + 1) / len(x), where="post", color=_colour(number), linewidth=1.5, label=name
+            x, 100 * np.arange(1, len(x) + 1) / len(x), where="post", color=colour_of(number), linewidth=1.5, label=name
         )
         told.append(f"{name}: mean {x.mean():.2f}")
     axes.set_xlabel(label)
     axes.set_ylabel("percent of texts at or below")
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="best")
-    return _svg(figure, f"{label}. {'; '.join(told)}")
+    return as_svg(figure, f"{label}. {'; '.join(told)}")
 
 
-def _colour(number: int) -> str:
+def colour_of(number: int) -> str:
     return MODELS[number % len(MODELS)]
 
 
@@ -139,11 +141,24 @@ def _two_lines(text: str) -> str:
     return text if len(text) < 16 else f"{' '.join(words[: len(words) // 2])}\n{' '.join(words[len(words) // 2 :])}"
 
 
-def _figure(height: float) -> "tuple[Figure, Axes]":
+def blank(height: float) -> "tuple[Figure, Axes]":
+    """A figure of the page's width with one panel."""
+    figure, panels = panels_of(height, 1, 1)
+    return figure, panels[0]
+
+
+def panels_of(height: float, rows: int, columns: int) -> "tuple[Figure, list[Axes]]":
+    """A figure of the page's width with its panels, row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4, height), layout="constrained")
-    axes = figure.add_subplot()
+    panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    for axes in panels:
+        _quiet(axes)
+    return figure, panels
+
+
+def _quiet(axes: "Axes") -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(LINE)
@@ -151,10 +166,10 @@ def _figure(height: float) -> "tuple[Figure, Axes]":
     axes.xaxis.label.set(color=MUTED, fontsize=9)
     axes.yaxis.label.set(color=MUTED, fontsize=9)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
-def _svg(figure: "Figure", description: str) -> str:
+def as_svg(figure: "Figure", description: str) -> str:
+    """The finished figure as inline SVG; `description` is for those who can't see it."""
     import matplotlib
     from markupsafe import escape
 

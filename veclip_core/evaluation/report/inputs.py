@@ -105,3 +105,29 @@ class HowTo:
     commands: Sequence[str]
     facts: Mapping[str, str] = field(default_factory=dict)
     """Machine, versions, identities, durations: name -> value."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure that is ready for a page."""
+
+    title: str
+    note: str
+    """How to read it, in a few words."""
+    svg: str
+    """Of `figures.py`: it is put into the page as it is."""
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """What is known of copies of an evaluation set's pictures among the training pictures."""
+
+    set: str
+    pictures: int
+    """Of the evaluation set."""
+    copies: int | None
+    """Of these, with a near copy among the pictures that were trained on; None where nobody looked."""
+    looked: str
+    """How it was looked for, or the command that does."""
+    left_out: int = 0
+    """Pictures left out of training because they are near copies of the set's."""

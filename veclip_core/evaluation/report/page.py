@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veclip_core.evaluation.report import figures, words
-from veclip_core.evaluation.report.inputs import CaptionExample, Captions, DataCard, HowTo, LossCurve, Picture
+from veclip_core.evaluation.report.inputs import CaptionExample, Captions, Chart, DataCard, HowTo, LossCurve, Picture
 from veclip_core.evaluation.report.retrieved import RetrievalExample, RetrievalExamples
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ def write_report(
     retrieval_examples: RetrievalExamples | None = None,
     scale: str = "sample",
     labels: Mapping[str, str] | None = None,
+    charts: Sequence[Chart] = (),
 ) -> Path:
     """Write the page to `out` (a folder gets `report.html`) and return its path.
 
     `results` is what `compare` returns. `captioner_accuracy`: measured on what -> a fraction, or words. `labels`: model -> its
-    name on the page. Deterministic: equal arguments give equal bytes."""
+    name on the page. `charts`: further figures for the first section. Deterministic: equal arguments give equal bytes."""
     out = out / "report.html" if out.is_dir() else out
     page = render(
         results,
@@ -62,6 +63,7 @@ def write_report(
         retrieval_examples=retrieval_examples,
         scale=scale,
         labels={model: words.MODEL_NAMES.get(model, model) for model in results["models"]} | dict(labels or {}),
+        charts=charts,
     ).encode()
     if len(page) > LARGEST_PAGE:
         logger.warning("the report has %.1f MB: give fewer examples to keep it easy to send", len(page) / 1e6)
@@ -77,6 +79,7 @@ def render(
     curves: Sequence[LossCurve],
     labels: Mapping[str, str],
     captions: Captions,
+    charts: Sequence[Chart],
     **context: Any,
 ) -> str:
     """The page as text."""
@@ -111,7 +114,7 @@ def render(
         metrics=list(dict.fromkeys(metric for _, _, metric in rows)),
         shown_metrics=[*SHOWN_METRICS, *(f"zeroshot_top1_{label}" for label in classes)],
         split_names={split: text for split, text in words.SPLIT_NAMES.items() if split in results["sets"][name]["splits"]},
-        charts=_charts(rows, models, labels, classes),
+        charts=[*_charts(rows, models, labels, classes), *((one.title, one.note, one.svg) for one in charts)],
         loss_chart=figures.loss_figure(curves, models) if curves else None,
         retrieval=_retrieval(retrieval_examples, labels) if retrieval_examples else None,
         captions=captions,
