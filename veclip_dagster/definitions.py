@@ -48,7 +48,7 @@ defs = dg.Definitions(
     ]
     + [
         dg.define_asset_job(
-            f"sweep_{name}_job",
+            f"{name}_sweep_sample",
             selection=dg.AssetSelection.assets(f"sweep_{name}_sample"),
             description=f"{sweep.title}: the sample's trainings along it, and its report; finished work is not done again.",
         )

@@ -18,6 +18,7 @@ from veclip_core.evaluation.sets import read_openmoji
 from veclip_core.pipeline import data_card
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.registered_scores import REPORT_TAG, note_scores
+from veclip_core.pipeline.tracked_runs import with_runs
 from veclip_core.pipeline.trained import Trained, how_to_train, trained
 from veclip_core.pipeline.training import manifest_of, tracker_of
 from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals
@@ -76,6 +77,7 @@ def make_report(
         trainings = [trained(chain, arm, seed) for seed in comparison.seeds for arm in comparison.arms]
     require_comparable(trainings)
     require_current(chain, trainings)
+    trainings, in_reach = with_runs(chain, trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
     folder = chain.settings.cache_folder / "evaluations"
     evaluations = []
@@ -119,7 +121,8 @@ def make_report(
             scale=chain.scale.name,
             charts=draw(results),
         )
-        _track(chain, trainings, evaluations, page, storage.join(uri, "report.html"))
+        if in_reach:
+            _track(chain, trainings, evaluations, page, storage.join(uri, "report.html"))
         storage.write_json(storage.join(uri, "results.json"), results)
         storage.write_bytes(storage.join(uri, "report.html"), page.read_bytes())
         # Where a person looks for it, whatever its identity.

@@ -226,7 +226,7 @@ def _told(rows: Rows, arms: Sequence[str], metrics: Sequence[str]) -> str:
 
 def _recolour(figure: "Figure") -> None:
     """The page's variables to colours."""
-    from matplotlib.colors import to_hex
+    from matplotlib.colors import is_color_like, to_hex
 
     for artist in figure.findobj():
         for of in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
@@ -234,5 +234,5 @@ def _recolour(figure: "Figure") -> None:
             if get is None or put is None:
                 continue
             now = get()
-            if isinstance(now, str | tuple) and (to := ON_WHITE.get(to_hex(now))):
+            if is_color_like(now) and (to := ON_WHITE.get(to_hex(now))):
                 put(to)
