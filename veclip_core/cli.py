@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from veclip_core import cli_captions, cli_checkpoints, cli_data, cli_evaluation, cli_report, cli_training
+from veclip_core import cli_captions, cli_checkpoints, cli_data, cli_evaluation, cli_report, cli_sweep, cli_training
 from veclip_core.cli_options import ScaleOption, scale_of
 from veclip_core.mendable import Mendable
 from veclip_core.processes import quiet_logging
@@ -35,6 +35,7 @@ app.add_typer(cli_checkpoints.commands)
 app.add_typer(cli_evaluation.commands)
 app.add_typer(cli_report.commands)
 app.add_typer(cli_training.commands)
+app.add_typer(cli_sweep.commands)
 
 STAGES_OF_ASSET = {
     "raw_urls": ("list_urls",),

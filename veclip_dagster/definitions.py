@@ -5,10 +5,12 @@ import dagster as dg
 from veclip_core.pipeline.versions import code_versions
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
+from veclip_core.training.sweeps import SWEEPS
 from veclip_dagster.experiment_assets import experiment_assets
 from veclip_dagster.released_assets import released_captions_300m, released_checkpoints, released_report
 from veclip_dagster.resources import VeclipResource
 from veclip_dagster.scale_assets import scale_assets
+from veclip_dagster.sweep_assets import sweep_assets
 
 settings = Settings.from_environment()
 sample = SCALES["sample"]
@@ -17,6 +19,7 @@ defs = dg.Definitions(
     assets=[
         *(asset for scale in SCALES.values() for asset in scale_assets(scale, settings)),
         *experiment_assets(sample, code_versions(sample, settings)),
+        *sweep_assets(sample, code_versions(sample, settings)),
         released_captions_300m,
         released_checkpoints,
         released_report,
@@ -50,6 +53,14 @@ defs = dg.Definitions(
             description="The paper's released checkpoints on its evaluation sets, as far as they are given, beside the published"
             " scores.",
         ),
+    ]
+    + [
+        dg.define_asset_job(
+            f"{name}_sweep_sample",
+            selection=dg.AssetSelection.assets(f"sweep_{name}_sample"),
+            description=f"{sweep.title}: the sample's trainings along it, and its report; finished work is not done again.",
+        )
+        for name, sweep in SWEEPS.items()
     ],
     resources={"veclip": VeclipResource()},
     # One process a run: stages start workers of their own, and a process a step would cost seconds each.

@@ -12,16 +12,16 @@ from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import make_report
 from veclip_core.pipeline.lineage import tracked_stages
 from veclip_core.pipeline.manifests import make_control_manifest
-from veclip_core.pipeline.side_by_side import Training, train_side_by_side
-from veclip_core.pipeline.trained import Trained
+from veclip_core.pipeline.side_by_side import train_side_by_side
 from veclip_core.scales import Scale
 from veclip_core.training.arms import ARMS, EXPERIMENT
 from veclip_dagster import checks, metadata
 from veclip_dagster.data_assets import chain_of, fused_share, result_of_stage
 from veclip_dagster.failures import clear_failures
 from veclip_dagster.links import mlflow_links, tags_of
-from veclip_dagster.model_assets import OBSERVE_EVERY_STEPS, result_of_report
+from veclip_dagster.model_assets import result_of_report
 from veclip_dagster.resources import VeclipResource
+from veclip_dagster.several_trainings import filling, observing, of_trainings, trainings_grid
 
 SEEDS = list(EXPERIMENT.seeds)
 
@@ -38,20 +38,7 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
     """The control's captions and manifest, the arms, their grid, and the report."""
     s = scale.name
     group = f"experiment_{s}"
-    grid = dg.AssetSpec(
-        f"arms_{s}_trainings",
-        deps=[f"manifest_{s}", f"manifest_control_{s}"],
-        partitions_def=dg.MultiPartitionsDefinition(
-            {
-                "arm": dg.StaticPartitionsDefinition(list(EXPERIMENT.arms)),
-                "seed": dg.StaticPartitionsDefinition([str(seed) for seed in SEEDS]),
-            }
-        ),
-        group_name=group,
-        owners=["team:research"],
-        kinds={"pytorch"},
-        description=f"Progress of arms_{s} by arm and seed. Shown only: the truth is the checkpoints.",
-    )
+    grid = trainings_grid(f"arms_{s}", EXPERIMENT, [f"manifest_{s}", f"manifest_control_{s}"], group)
 
     @dg.asset(
         name=f"vecap_control_{s}",
@@ -109,21 +96,6 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         f"crops, other texts. Arms: {', '.join(EXPERIMENT.arms)}.",
     )
     def arms(context: dg.AssetExecutionContext, config: ArmsConfig, veclip: VeclipResource) -> dg.MaterializeResult:
-        def on_progress(training: Training, step: int, numbers: Mapping[str, float]) -> None:
-            if step % OBSERVE_EVERY_STEPS == 0:
-                shown = {name: dg.MetadataValue.float(float(value)) for name, value in numbers.items()}
-                of = dg.MetadataValue.text(f"{training[0]} seed {training[1]}")
-                told = {"training": of, "step": dg.MetadataValue.int(step), **shown}
-                context.log_event(dg.AssetObservation(context.asset_key, metadata=told))
-
-        def on_trained(made: Trained) -> None:
-            if made.arm in EXPERIMENT.arms and made.seed in EXPERIMENT.seeds:
-                partition = dg.MultiPartitionKey({"arm": made.arm, "seed": str(made.seed)})
-                numbers = {
-                    name: metadata.number(made.report[name]) for name in ("final_loss", "steps", "samples_per_s")
-                }
-                context.log_event(dg.AssetMaterialization(grid.key, partition=partition, metadata=numbers))
-
         with clear_failures():
             chain = chain_of(context, veclip, scale, f"arms_{s}")
             made = train_side_by_side(
@@ -131,13 +103,12 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
                 [(arm, seed) for seed in config.seeds for arm in config.arms],
                 overrides={} if config.steps is None else {"steps": config.steps},
                 tags=tags_of(context, chain.settings),
-                on_progress=on_progress,
-                on_trained=on_trained,
+                on_progress=observing(context),
+                on_trained=filling(context, grid, EXPERIMENT),
             )
         return dg.MaterializeResult(
             metadata={
-                "trainings": _trainings_table(made),
-                "loss": metadata.curve(_losses(made), "contrastive loss (training)", "loss"),
+                **of_trainings(made),
                 **mlflow_links(
                     chain.settings, {f"{one.arm} seed {one.seed}": one.run_id for one in made if one.run_id}
                 ),
@@ -162,31 +133,3 @@ def experiment_assets(scale: Scale, code_versions: Mapping[str, str]) -> list[dg
         return result_of_report(made, chain.settings)
 
     return [vecap_control, manifest_control, arms, grid, experiment_report]
-
-
-def _losses(made: list[Trained]) -> dict[str, list[tuple[float, float]]]:
-    """Of the first seed of each arm: lines of all would hide each other."""
-    first: dict[str, Trained] = {}
-    for one in made:
-        first.setdefault(one.arm, one)
-    return {
-        f"{arm}, seed {one.seed}": [(float(point["step"]), float(point["loss"])) for point in one.report["history"]]
-        for arm, one in first.items()
-    }
-
-
-def _trainings_table(made: list[Trained]) -> dg.MetadataValue:
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(
-                {
-                    "arm": one.arm,
-                    "seed": one.seed,
-                    "final_loss": round(one.report["final_loss"], 4),
-                    "samples_per_s": round(one.report["samples_per_s"], 1),
-                    "checkpoint": one.checkpoint,
-                }
-            )
-            for one in made
-        ]
-    )

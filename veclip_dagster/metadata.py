@@ -85,4 +85,9 @@ def panels(lines: Mapping[str, list[tuple[float, float]]], x: str = "step") -> d
 def _picture(figure: Any) -> dg.MetadataValue:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
-    return dg.MetadataValue.md(f"![](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+    return png(buffer.getvalue())
+
+
+def png(data: bytes) -> dg.MetadataValue:
+    """A picture, inline."""
+    return dg.MetadataValue.md(f"![](data:image/png;base64,{base64.b64encode(data).decode()})")

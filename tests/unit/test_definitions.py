@@ -10,6 +10,7 @@ from veclip_core.scales import SCALES
 from veclip_core.settings import Settings, SettingsError
 from veclip_core.stage_report import StageReport
 from veclip_core.training.arms import EXPERIMENT
+from veclip_core.training.sweeps import SWEEPS
 from veclip_dagster import checks
 from veclip_dagster.data_assets import digest_with_styles
 from veclip_dagster.definitions import defs
@@ -72,6 +73,23 @@ def test_the_sample_has_an_experiment(graph: Any) -> None:
     grid = graph.get(dg.AssetKey("arms_sample_trainings"))
     assert not grid.is_executable
     assert len(grid.partitions_def.get_partition_keys()) == len(EXPERIMENT.arms) * len(EXPERIMENT.seeds)
+
+
+def test_the_sample_has_the_sweeps(graph: Any) -> None:
+    versions = code_versions(SCALES["sample"], Settings())
+    for name, sweep in SWEEPS.items():
+        node = graph.get(dg.AssetKey(f"sweep_{name}_sample"))
+        assert {key.to_user_string() for key in node.parent_keys} == {"manifest_sample"}
+        assert node.group_name == "sweeps_sample"
+        assert node.is_executable
+        assert node.partitions_def is None
+        assert node.code_version == versions[f"sweep_{name}"]
+        grid = graph.get(dg.AssetKey(f"sweep_{name}_sample_trainings"))
+        assert not grid.is_executable
+        assert len(grid.partitions_def.get_partition_keys()) == len(sweep.axis) * 3
+        job = defs.resolve_job_def(f"{name}_sweep_sample")
+        assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {f"sweep_{name}_sample"}
+    assert len({versions[f"sweep_{name}"] for name in SWEEPS}) == len(SWEEPS)
 
 
 def test_every_data_asset_is_checked(graph: Any) -> None:

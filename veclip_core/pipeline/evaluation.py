@@ -3,7 +3,7 @@
 import logging
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from veclip_core import storage
 from veclip_core.captioning.preview import CaptionPreview, drawn
 from veclip_core.config import digest_of
 from veclip_core.evaluation.evaluate import Evaluation, compare
-from veclip_core.evaluation.report.inputs import CaptionExample, Captions, HowTo, LossCurve
+from veclip_core.evaluation.report.inputs import CaptionExample, Captions, Chart, HowTo, LossCurve
 from veclip_core.evaluation.report.page import write_report
 from veclip_core.evaluation.report.retrieved import retrieval_examples
 from veclip_core.evaluation.sets import read_openmoji
@@ -21,7 +21,8 @@ from veclip_core.pipeline import contamination, data_card
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.score_tracking import track_scores
 from veclip_core.pipeline.scoring import Candidate, score
-from veclip_core.pipeline.trained import Trained, trained
+from veclip_core.pipeline.tracked_runs import with_runs
+from veclip_core.pipeline.trained import Trained, how_to_train, trained
 from veclip_core.pipeline.training import manifest_of
 from veclip_core.shards import Current, NotMadeYet, ShardSet, Totals
 from veclip_core.training.arms import (
@@ -35,6 +36,7 @@ from veclip_core.training.arms import (
 
 logger = logging.getLogger(__name__)
 
+Draw = Callable[[Mapping[str, Any]], Sequence[Chart]]
 RANDOM_ROWS, CONTROL_ROWS, EXAMPLES_OF_REASON = 50, 5, 2
 
 
@@ -45,24 +47,39 @@ class MadeReport:
     results: Mapping[str, Any]
     results_uri: str
     report_uri: str
+    page_uri: str
+    """The same page where a person looks for it; the next report of that name takes its place."""
     run_ids: Mapping[str, str]
     """Model and seed to the MLflow run that holds its losses and its scores."""
     partial: bool
 
 
-def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | None = None) -> MadeReport:
+def make_report(
+    chain: Chain,
+    comparison: Comparison = FIRST_LOOK,
+    name: str | None = None,
+    *,
+    trainings: Sequence[Trained] | None = None,
+    draw: Draw = lambda results: (),
+    command: str | None = None,
+) -> MadeReport:
     """Evaluate every arm and seed of the comparison, compare, publish.
 
     Args:
         name: under which the page is found in `reports`; the scale's by default.
+        trainings: those of the comparison; by default what is kept of each arm and seed.
+        draw: further figures for the page, from the results.
+        command: that makes this report, where the usual ones don't.
 
     Raises:
         NotMadeYet: when a training is missing.
         EvaluationSetError: when the evaluation set is.
     """
-    trainings = [trained(chain, arm, seed) for seed in comparison.seeds for arm in comparison.arms]
+    if trainings is None:
+        trainings = [trained(chain, arm, seed) for seed in comparison.seeds for arm in comparison.arms]
     require_comparable(trainings)
     require_current(chain, trainings)
+    trainings, in_reach = with_runs(chain, trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
     evaluations = score(chain.settings, [candidate_of(training) for training in trainings], [evaluation_set])
     results = compare(
@@ -86,6 +103,7 @@ def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | N
     copies = contamination.of(chain, [evaluation_set])
     results["contamination"] = [asdict(one) for one in copies]
     uri = storage.join(chain.root, chain.source, "report", results["identity"][:16])
+    pair = _pair(evaluations, comparison.seeds[0])
     with tempfile.TemporaryDirectory() as made:
         page = write_report(
             results,
@@ -94,22 +112,27 @@ def make_report(chain: Chain, comparison: Comparison = FIRST_LOOK, name: str | N
             captions=_captions(chain, comparison),
             data_card=data_card.of(chain),
             captioner_accuracy=data_card.captioner_accuracy(chain),
-            howto=HowTo(_commands(chain, comparison), _facts(chain, trainings)),
-            retrieval_examples=retrieval_examples(*_pair(evaluations, comparison.seeds[0])),
+            howto=HowTo([command] if command else _commands(chain, comparison), _facts(chain, trainings)),
+            retrieval_examples=retrieval_examples(*pair) if pair else None,
             scale=chain.scale.name,
             contamination=copies,
+            charts=draw(results),
         )
-        _track(chain, trainings, evaluations, page)
+        if in_reach:
+            for training, evaluation in zip(trainings, evaluations, strict=True):
+                track_scores(chain.settings, training, [evaluation], page, storage.join(uri, "report.html"))
         storage.write_json(storage.join(uri, "results.json"), results)
         storage.write_bytes(storage.join(uri, "report.html"), page.read_bytes())
         # Where a person looks for it, whatever its identity.
         name = name or chain.scale.name
-        storage.write_bytes(storage.join(chain.root, "reports", f"{name}.html"), page.read_bytes())
+        page_uri = storage.join(chain.root, "reports", f"{name}.html")
+        storage.write_bytes(page_uri, page.read_bytes())
         storage.write_json(storage.join(chain.root, "reports", f"{name}.json"), results)
     return MadeReport(
         results,
         storage.join(uri, "results.json"),
         storage.join(uri, "report.html"),
+        page_uri,
         {f"{one.arm} seed {one.seed}": one.run_id for one in trainings if one.run_id},
         bool(results["partial"]),
     )
@@ -133,7 +156,7 @@ def require_comparable(trainings: Sequence[Trained]) -> None:
                 raise NotMadeYet(
                     f"{one.arm}_{one.scale} (seed {one.seed}) and {wanted.arm}_{wanted.scale} (seed {wanted.seed}) can't be"
                     f" compared: {what} is {one.report[what]} and {wanted.report[what]}. Train both again with the same settings:"
-                    f" `dagster asset materialize --select {','.join(dict.fromkeys((_asset_of(one), _asset_of(wanted))))}`."
+                    f" {how_to_train(one, wanted)}."
                 )
 
 
@@ -146,7 +169,7 @@ def require_current(chain: Chain, trainings: Sequence[Trained]) -> None:
         if one.manifest_digest != current.digest:
             raise NotMadeYet(
                 f"{one.arm}_{one.scale} (seed {one.seed}) was trained on another manifest ({one.manifest_digest[:12]}) than the"
-                f" current one ({current.digest[:12]}). Train again (`dagster asset materialize --select {_asset_of(one)}`), or"
+                f" current one ({current.digest[:12]}). Train again ({how_to_train(one)}), or"
                 f" make the manifest as it was then (`--select manifest_{one.scale}`)."
             )
         # A style's captions in one of the manifests change no row of it.
@@ -161,19 +184,10 @@ def require_current(chain: Chain, trainings: Sequence[Trained]) -> None:
             )
 
 
-def _asset_of(training: Trained) -> str:
-    """The asset that makes it."""
-    return f"{training.arm if training.arm in TRAINED_AT_EVERY_SCALE else 'arms'}_{training.scale}"
-
-
-def _pair(evaluations: Sequence[Evaluation], seed: int) -> tuple[Evaluation, Evaluation]:
+def _pair(evaluations: Sequence[Evaluation], seed: int) -> tuple[Evaluation, Evaluation] | None:
+    """The two models of the question, where both were evaluated."""
     of_seed = {evaluation.model: evaluation for evaluation in evaluations if evaluation.seed == seed}
-    return of_seed["clip"], of_seed["veclip"]
-
-
-def _track(chain: Chain, trainings: Sequence[Trained], evaluations: Sequence[Evaluation], page: Path) -> None:
-    for training, evaluation in zip(trainings, evaluations, strict=True):
-        track_scores(chain.settings, training, [evaluation], page)
+    return (of_seed["clip"], of_seed["veclip"]) if {"clip", "veclip"} <= of_seed.keys() else None
 
 
 def _curve(training: Trained) -> LossCurve:

@@ -158,7 +158,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
             storage.write_bytes(where, page.read_bytes())
         for where in (storage.join(uri, "results.json"), storage.join(reports, f"{asked.name}.json")):
             storage.write_json(where, results)
-        run_ids = _track(settings, asked, results, evaluations, page)
+        run_ids = _track(settings, asked, results, evaluations, page, storage.join(uri, "report.html"))
     return MadeEvaluation(
         results,
         found,
@@ -215,7 +215,12 @@ def _facts(settings: Settings, asked: Asked) -> dict[str, str]:
 
 
 def _track(
-    settings: Settings, asked: Asked, results: Mapping[str, Any], evaluations: Sequence[Evaluation], page: Path
+    settings: Settings,
+    asked: Asked,
+    results: Mapping[str, Any],
+    evaluations: Sequence[Evaluation],
+    page: Path,
+    report_uri: str,
 ) -> dict[str, str]:
     """One run for the evaluation; the scores of trainings also in their own runs, beside their losses. The results are stored
     by now: with MLflow out of reach nothing is lost but this."""
@@ -241,7 +246,7 @@ def _track(
             continue
         name, seed = model.candidate.name, model.candidate.seed
         own = [one for one in evaluations if (one.model, one.seed) == (name, seed)]
-        track_scores(settings, model.trained, own, page)
+        track_scores(settings, model.trained, own, page, report_uri)
         run_ids[f"{name} seed {seed}"] = model.trained.run_id
     return run_ids
 

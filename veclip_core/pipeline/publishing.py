@@ -6,6 +6,8 @@ from typing import Any
 
 from veclip_core import storage
 from veclip_core.pipeline.data import Chain
+from veclip_core.pipeline.registered_scores import note_scores_of_run
+from veclip_core.pipeline.tracked_runs import whole_run
 from veclip_core.pipeline.trained import Trained
 from veclip_core.tracking import client_for, is_outage
 
@@ -32,12 +34,12 @@ def publish(chain: Chain, trained: Trained) -> Published:
     """Export a training, and register it under the name of its asset. What is done is left as it is."""
     exports = _exports(trained)
     name = f"{trained.arm}_{trained.scale}"
-    if trained.run_id is None or chain.settings.tracking_uri is None:
+    uri = chain.settings.tracking_uri
+    if uri is None:
         return Published(exports)
     try:
-        version = _registered(
-            client_for(chain.settings.tracking_uri), name, trained, trained.run_id, exports["open_clip"]
-        )
+        run_id = trained.run_id or whole_run(chain, uri, trained)
+        version = _registered(client_for(uri), name, trained, run_id, exports["open_clip"])
     except Exception as error:  # a training is not lost because MLflow is
         if is_outage(error):
             logger.warning("%s is not in MLflow's registry (%s): run the same again when MLflow is back", name, error)
@@ -73,6 +75,7 @@ def _registered(client: Any, name: str, trained: Trained, run_id: str, export: s
     versions = client.search_model_versions(f"name = '{name}'")
     of_training = [one for one in versions if one.tags.get("identity") == trained.identity]
     version = str(of_training[0].version) if of_training else _new_version(client, name, trained, run_id, export)
+    note_scores_of_run(client, name, version, run_id)
     if not trained.partial:
         current = client.get_registered_model(name).aliases.get(ALIAS)
         if current is None or _ended(client, run_id) >= _ended(client, client.get_model_version(name, current).run_id):

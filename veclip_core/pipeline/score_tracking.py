@@ -6,21 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from veclip_core.evaluation.evaluate import Evaluation
+from veclip_core.pipeline.registered_scores import REPORT_TAG, note_scores
 from veclip_core.pipeline.trained import Trained
 from veclip_core.pipeline.training import tracker_from
 from veclip_core.settings import Settings
 
 
-def track_scores(settings: Settings, training: Trained, evaluations: Sequence[Evaluation], page: Path) -> None:
-    """Into the run that has its losses, so that both are one row of MLflow's compare page. Nothing where it has no run."""
+def track_scores(
+    settings: Settings, training: Trained, evaluations: Sequence[Evaluation], page: Path, report_uri: str
+) -> None:
+    """Into the run that has its losses, so that both are one row of MLflow's compare page, and onto the training's version in the
+    registry, where it has one. Nothing where it has no run."""
     if training.run_id is None:
         return
     tracker = tracker_from(settings)
-    tracker.start_run(f"veclip {training.scale}", training.arm, run_id=training.run_id)
+    tracker.start_run(f"veclip {training.scale}", training.arm, {REPORT_TAG: report_uri}, run_id=training.run_id)
     scores = {f"{row['set']}/{row['split']}/{row['metric']}": row["value"] for one in evaluations for row in one.scores}
     tracker.log_metrics(plain_names(scores))
     tracker.log_artifact(page)
     tracker.finish()
+    note_scores(settings, training, scores, report_uri)
 
 
 def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any
 from veclip_core import storage
 from veclip_core.pipeline.data import Chain
 from veclip_core.shards import NotMadeYet
-from veclip_core.training.arms import TRAINED_AT_EVERY_SCALE, TRAINED_ON_FILTERED
+from veclip_core.training.arms import EXPERIMENT, TRAINED_AT_EVERY_SCALE, TRAINED_ON_FILTERED
+from veclip_core.training.sweeps import SWEEPS
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,29 @@ def trained(chain: Chain, arm: str, seed: int = 0) -> Trained:
         return Trained(**storage.read_json(_trained_uri(chain, arm, seed)))
     except FileNotFoundError:
         scale = chain.scale.name
-        alone = (*TRAINED_AT_EVERY_SCALE, *TRAINED_ON_FILTERED)
-        asset = f"{arm}_{scale}" if arm in alone else f"arms_{scale}"
-        raise NotMadeYet(
-            f"{arm}_{scale} (seed {seed}) is not trained yet at {chain.root}. Run `dagster asset materialize --select {asset}`"
-            f" (or `veclip run {arm} --scale {scale} --seed {seed}`) first."
-        ) from None
+        asset, command = asset_that_trains(arm, scale), f"`veclip run {arm} --scale {scale} --seed {seed}`"
+        ways = f"`dagster asset materialize --select {asset}` (or {command})" if asset else command
+        raise NotMadeYet(f"{arm}_{scale} (seed {seed}) is not trained yet at {chain.root}. Run {ways} first.") from None
+
+
+def asset_that_trains(arm: str, scale: str) -> str | None:
+    """Dagster's asset that makes the trainings of an arm; None where only `veclip run` and `veclip sweep` do."""
+    if arm in (*TRAINED_AT_EVERY_SCALE, *TRAINED_ON_FILTERED):
+        return f"{arm}_{scale}"
+    if scale != "sample":
+        return None
+    if arm in EXPERIMENT.arms:
+        return f"arms_{scale}"
+    return next((f"sweep_{name}_{scale}" for name, sweep in SWEEPS.items() if arm in sweep.comparison.arms), None)
+
+
+def how_to_train(*trainings: Trained) -> str:
+    """The command, or commands, that make them again."""
+    assets = [asset_that_trains(one.arm, one.scale) for one in trainings]
+    named = list(dict.fromkeys(asset for asset in assets if asset is not None))
+    if None not in assets:
+        return f"`dagster asset materialize --select {','.join(named)}`"
+    return " and ".join(f"`veclip run {one.arm} --scale {one.scale} --seed {one.seed}`" for one in trainings)
 
 
 def _trained_uri(chain: Chain, arm: str, seed: int) -> str:

@@ -111,7 +111,7 @@ def _prepared(job: _Job) -> _Prepared:
 
 
 def _train(job: _Job, prepared: _Prepared, world: World | None, on_progress: Progress | None) -> TrainReport:
-    settings, arm, scale, seed = job.settings, job.arm, job.scale.name, job.seed
+    settings = job.settings
     return train(
         prepared.recipe,
         prepared.manifest,
@@ -131,13 +131,17 @@ def _train(job: _Job, prepared: _Prepared, world: World | None, on_progress: Pro
             parallel=settings.train_parallel,
         ),
         tracker=tracker_of(Chain(settings, job.scale)),
-        labels=RunLabels(
-            experiment=f"veclip {scale}",
-            name=f"{arm}_{scale} seed {seed}",
-            tags={"veclip.scale": scale, "veclip.arm": arm, "veclip.seed": str(seed), **job.tags},
-        ),
+        labels=labels_of(job.scale.name, job.arm, job.seed, job.tags),
         on_progress=on_progress,
         world=world,
+    )
+
+
+def labels_of(scale: str, arm: str, seed: int, tags: Mapping[str, str]) -> RunLabels:
+    return RunLabels(
+        experiment=f"veclip {scale}",
+        name=f"{arm}_{scale} seed {seed}",
+        tags={"veclip.scale": scale, "veclip.arm": arm, "veclip.seed": str(seed), **tags},
     )
 
 

@@ -29,6 +29,7 @@ from veclip_core.scales import Scale
 from veclip_core.settings import Settings
 from veclip_core.training.arms import ARMS, EXPERIMENT, TRAINED_AT_EVERY_SCALE, TRAINED_ON_FILTERED
 from veclip_core.training.recipe import RECIPES
+from veclip_core.training.sweeps import SWEEPS
 
 
 def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
@@ -66,6 +67,9 @@ def code_versions(scale: Scale, settings: Settings) -> dict[str, str]:
         "arms": [recipe.identity(), trainings],
         "experiment_report": [EvaluationConfig().identity(), asdict(EXPERIMENT)],
     }
+    for name, sweep in SWEEPS.items():
+        read = [[arm, dict(ARMS[arm].weights), ARMS[arm].data_fraction] for arm in sweep.comparison.arms]
+        deciding[f"sweep_{name}"] = [recipe.identity(), read, EvaluationConfig().identity(), asdict(sweep.comparison)]
     return {asset: digest_of(list(values))[:12] for asset, values in deciding.items()}
 
 

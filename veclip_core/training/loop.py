@@ -31,7 +31,7 @@ from veclip_core.training.model import architecture, precision_of
 from veclip_core.training.prefetch import Prefetched
 from veclip_core.training.process import StopSignal, TrainingInterrupted, repeatable
 from veclip_core.training.recipe import Recipe
-from veclip_core.training.report import Done, RunLabels, Runtime, Seen, TrainReport, report_of
+from veclip_core.training.report import Done, RunLabels, Runtime, Seen, TrainReport, report_of, tracked
 from veclip_core.training.saving import CheckpointWriter
 from veclip_core.training.texts import T5_HUB, T5Tokenizer, tokenizer_from_json
 from veclip_core.training.world import World
@@ -194,8 +194,7 @@ def _train(
             "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
             "vocab_size": tokenizer.vocab_size,
         }
-        params = {**fixed["recipe"], **{name: fixed[name] for name in _TRACKED}}
-        done.run_id = tracker.start_run(labels.experiment, labels.name, labels.tags, params, done.run_id)
+        done.run_id = tracker.start_run(labels.experiment, labels.name, labels.tags, tracked(fixed), done.run_id)
         tracker.log_dataset(manifest.source_uri, "manifest", manifest.digest, "training")
         status: RunStatus = "FAILED"
         try:
@@ -212,20 +211,6 @@ def _train(
     if last.step < recipe.steps:
         raise TrainingInterrupted(f"stopped by a signal after step {last.step}; {last.uri} is saved")
     return report_of(last, last.state(), resumed_at)
-
-
-_TRACKED = (
-    "identity",
-    "manifest_digest",
-    "rows",
-    "batch_size",
-    "precision",
-    "device",
-    "ranks",
-    "threads",
-    "parameters",
-    "vocab_size",
-)
 
 
 def _batches(

@@ -150,6 +150,25 @@ class Seen:
         self._fallbacks, self._unreadable, self._truncated, self._sources = 0, 0, 0, Counter[str]()
 
 
+_TRACKED = (
+    "identity",
+    "manifest_digest",
+    "rows",
+    "batch_size",
+    "precision",
+    "device",
+    "ranks",
+    "threads",
+    "parameters",
+    "vocab_size",
+)
+
+
+def tracked(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a training's run, of its checkpoint's state."""
+    return {**state["recipe"], **{name: state[name] for name in _TRACKED if name in state}}
+
+
 def report_of(saved: Checkpoint, state: Mapping[str, Any], resumed_at: int) -> TrainReport:
     done = Done(**state["done"])
     return TrainReport(

@@ -23,6 +23,12 @@ MODEL_NAMES = {
     "vecap_only": "VeCap only",
     "template_only": "Template only",
     "vec_only": "VeC only",
+    "mix_25": "A quarter VeCap",
+    "mix_75": "Three quarters VeCap",
+    "clip_25pct": "AltText only, 25 % of rows",
+    "veclip_25pct": "Mixed, 25 % of rows",
+    "clip_50pct": "AltText only, 50 % of rows",
+    "veclip_50pct": "Mixed, 50 % of rows",
 }
 MODEL_NOTES = {
     "clip": "every picture always comes with its AltText",
@@ -31,6 +37,12 @@ MODEL_NOTES = {
     "vecap_only": "always with its VeCap",
     "template_only": "always with AltText and VeC one after the other, no language model",
     "vec_only": "always with its VeC",
+    "mix_25": "as mixed, but only every fourth text is a VeCap",
+    "mix_75": "as mixed, but three of four texts are VeCaps",
+    "clip_25pct": "as AltText only, on a quarter of the rows with as many steps",
+    "veclip_25pct": "as mixed, on the same quarter of the rows with as many steps",
+    "clip_50pct": "as AltText only, on half of the rows with as many steps",
+    "veclip_50pct": "as mixed, on the same half of the rows with as many steps",
 }
 SAME = (
     "VeC is what the captioner says of the picture, VeCap a language model's fusion of AltText and VeC. Initial weights, pictures, "
