@@ -8,8 +8,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.unit.evaluation_world import PlantedModel, openmoji
 from veclip_core.cli import app
+from veclip_core.evaluation.evaluate import EvaluationConfig, compare, evaluate
 from veclip_core.evaluation.report import sweep_figures
+from veclip_core.evaluation.report.inputs import Captions, DataCard, HowTo
+from veclip_core.evaluation.report.page import write_report
 from veclip_core.evaluation.report.sweep_figures import CLAIMS, NoFigureFile, figure_of
 from veclip_core.evaluation.report.words import MODEL_NAMES, MODEL_NOTES, metric_name
 from veclip_core.pipeline.trained import Trained, asset_that_trains, how_to_train
@@ -150,3 +154,27 @@ def test_what_makes_no_sense_is_a_usage_error(arguments: list[str], told: str) -
     done = CliRunner().invoke(app, ["sweep", *arguments])
     assert done.exit_code == 2
     assert told in done.output
+
+
+def test_the_figure_stands_on_the_page_of_a_real_comparison(tmp_path: Path) -> None:
+    evaluation_set = openmoji(tmp_path / "openmoji")
+    config = EvaluationConfig(draws=50)
+    sweep = SWEEPS["mix"].of(["clip", "mix_25", "veclip"], [0])
+    found = [
+        evaluate(PlantedModel(evaluation_set, 0.5 * number), arm, evaluation_set, seed=0, checkpoint=arm, config=config)
+        for number, arm in enumerate(sweep.axis)
+    ]
+    compared = sweep.comparison
+    results = compare(
+        found, headline=compared.contrasts, headline_metrics=compared.metrics, headline_splits=compared.splits
+    )
+    chart = figure_of(results, sweep).chart()
+    page = write_report(
+        results, tmp_path / "page.html", curves=[], captions=Captions([]), data_card=DataCard([], []),
+        captioner_accuracy={}, howto=HowTo(["veclip sweep mix"]), charts=[chart],
+    ).read_text()  # fmt: skip
+    assert chart.svg in page
+    assert sweep.title in page
+    for arm in sweep.axis:
+        assert f"{MODEL_NAMES[arm]} {found[list(sweep.axis).index(arm)].metric('mean_recall'):.2f}" in chart.svg
+        assert MODEL_NOTES[arm] in page
