@@ -17,13 +17,15 @@ from veclip_core.evaluation.compare import compare
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
 from veclip_core.evaluation.layouts.class_names import templates_named
 from veclip_core.evaluation.paper import RELEASED, PaperVerdict, verdicts
-from veclip_core.evaluation.report.inputs import HowTo
+from veclip_core.evaluation.report.inputs import Contamination, HowTo
 from veclip_core.evaluation.report.models_page import write_models_page
 from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval_examples
 from veclip_core.evaluation.set_catalogue import OPENMOJI
 from veclip_core.evaluation.sets import EvaluationSet
 from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES
 from veclip_core.mendable import Mendable
+from veclip_core.pipeline import contamination
+from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.models import Model
 from veclip_core.pipeline.score_tracking import plain_names, track_scores
 from veclip_core.pipeline.scoring import score
@@ -31,6 +33,7 @@ from veclip_core.pipeline.sets import set_named
 from veclip_core.pipeline.training import tracker_from
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
+from veclip_core.shards import read_current
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +141,9 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
     evaluations = score(settings, [model.candidate for model in asked.models], asked.sets, asked.config)
     results = dict(compare(evaluations, baseline=asked.baseline))
     found = verdicts(results, _checkpoints(asked.models))
+    copies = _contamination(settings, asked)
     results |= {
+        "contamination": [asdict(one) for one in copies],
         "evaluated": [_told(model) for model in asked.models],
         "verdicts": [asdict(one) | {"difference": one.difference, "holds": one.holds} for one in found],
         "partial": any(model.trained is not None and model.trained.partial for model in asked.models),
@@ -151,6 +156,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
             Path(made) / "report.html",
             title=asked.title,
             examples=_examples(evaluations, asked),
+            contamination=copies,
             verdicts=found,
             howto=HowTo(asked.commands, _facts(settings, asked)),
         )
@@ -202,6 +208,17 @@ def _examples(evaluations: Sequence[Evaluation], asked: Asked) -> list[Retrieval
         models = sorted(first.values(), key=lambda one: one.model != asked.baseline)
         found.append(retrieval_examples(*models[:2]))
     return found
+
+
+def _contamination(settings: Settings, asked: Asked) -> list[Contamination]:
+    """What the scales of our trainings know of copies of the sets' pictures; of models of others nothing is known."""
+    scales = [SCALES[name] for name in dict.fromkeys(model.trained.scale for model in asked.models if model.trained)]
+    return [
+        one
+        for scale in scales
+        if read_current(settings.root, scale.source.name, "mix", scale.name) is not None
+        for one in contamination.of(Chain(settings, scale), asked.sets)
+    ]
 
 
 def _facts(settings: Settings, asked: Asked) -> dict[str, str]:
