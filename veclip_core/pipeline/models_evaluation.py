@@ -110,7 +110,8 @@ def config_for(sets: Sequence[EvaluationSet], templates: Sequence[str]) -> Evalu
 def report_name(models: Sequence[Model], sets: Sequence[EvaluationSet]) -> str:
     """A file name that says what was compared."""
     names = dict.fromkeys(model.candidate.name for model in models)
-    return as_file_name(f"{'+'.join(names)} on {'+'.join(one.name for one in sets)}")
+    name = as_file_name(f"{'+'.join(names)} on {'+'.join(one.name for one in sets)}")
+    return f"evaluation_of_{name}" if _is_of_a_scale(name) else name
 
 
 def as_file_name(name: str) -> str:
@@ -118,10 +119,9 @@ def as_file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:LONGEST_NAME] or "evaluation"
 
 
-def require_free(name: str) -> None:
-    """Raises EvaluationError where the name is that of a scale's own report."""
-    if name in SCALES or name.removesuffix("-experiment") in SCALES:
-        raise EvaluationError(f"{name} is the name of a scale's own report: give another name")
+def _is_of_a_scale(name: str) -> bool:
+    """Whether a scale's own reports are called so: its name, or that and a `-`."""
+    return name.partition("-")[0] in SCALES
 
 
 def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
@@ -131,7 +131,10 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
         EvaluationError: when there is no such baseline, a set comes twice, or the name is taken.
         Mendable: what is wrong with a model or a set.
     """
-    require_free(asked.name)
+    if _is_of_a_scale(asked.name):
+        raise EvaluationError(
+            f"{asked.name} is a name of scale {asked.name.partition('-')[0]}'s own reports: give another"
+        )
     names = list(dict.fromkeys(model.candidate.name for model in asked.models))
     if asked.baseline is not None and asked.baseline not in names:
         raise EvaluationError(f"there is no model {asked.baseline!r} to compare with; there are {', '.join(names)}")
@@ -223,12 +226,19 @@ def _contamination(settings: Settings, asked: Asked) -> list[Contamination]:
 
 def _facts(settings: Settings, asked: Asked) -> dict[str, str]:
     facts = {"machine": f"{platform.machine()}, {settings.threads} threads, {platform.system()}"}
+    return facts | _what(asked)
+
+
+def _what(asked: Asked) -> dict[str, str]:
+    """Each model and set with what tells it from another of its name."""
+    what = {}
     for model in asked.models:
-        network = model.candidate.network
-        facts[f"model {model.candidate.name}"] = f"{network.kind}, {model.told}, {network.revision or 'no revision'}"
+        network, seed = model.candidate.network, f" seed {model.candidate.seed}" if model.trained else ""
+        revision = network.revision or "no revision"
+        what[f"model {model.candidate.name}{seed}"] = f"{model.told} ({network.kind}, {revision})"
     for one in asked.sets:
-        facts[f"set {one.name}"] = f"{len(one):,} pictures, {len(one.captions):,} captions, digest {one.content[:16]}"
-    return facts
+        what[f"set {one.name}"] = f"{len(one):,} pictures, {len(one.captions):,} captions, digest {one.content[:16]}"
+    return what
 
 
 def _track(
@@ -239,11 +249,7 @@ def _track(
     kept = page.with_name("results.json")
     storage.write_json(str(kept), results)
     tracker = tracker_from(settings)
-    params = {
-        f"model {row['model']}": f"{row['told']} ({row['kind']}, {row['revision']})" for row in results["evaluated"]
-    }
-    params |= {f"set {name}": f"{one['pictures']} pictures, {one['content']}" for name, one in results["sets"].items()}
-    tracker.start_run(EXPERIMENT, asked.name, {"veclip.evaluation": results["identity"]}, plain_names(params))
+    tracker.start_run(EXPERIMENT, asked.name, {"veclip.evaluation": results["identity"]}, plain_names(_what(asked)))
     tracker.log_metrics(_metrics(results))
     tracker.log_artifact(page)
     tracker.log_artifact(kept)
