@@ -215,7 +215,7 @@ def test_what_is_missing_is_said(files: Path, veclip: Veclip, tmp_path: Path, mo
         veclip("evaluate", "--model", model, "--model", model, "--set", own)
     with pytest.raises(EvaluationError, match="no model 'clip' to compare with; there are veclip_b16_3m"):
         veclip("evaluate", "--model", model, "--set", own, "--baseline", "clip")
-    with pytest.raises(EvaluationError, match="name of a scale's own report"):
+    with pytest.raises(EvaluationError, match="a name of scale sample's own reports"):
         veclip("evaluate", "--model", model, "--set", own, "--name", "sample-experiment")
     with pytest.raises(EvaluationError, match="two sets are called 'mine'"):
         veclip("evaluate", "--model", model, "--set", own, "--set", own)
@@ -263,7 +263,7 @@ def test_trained_assets_by_name_get_their_scores_beside_their_losses(
     experiment = client.get_experiment_by_name(EXPERIMENT)
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.run_name == "arms"
-    assert run.data.params["model ours"].startswith("veclip_sample (checkpoint")
+    assert run.data.params["model ours seed 1"].startswith("veclip_sample (checkpoint")
     assert "12 pictures" in run.data.params["set mine"]
     summary = next(row for row in found["summary"] if (row["model"], row["metric"]) == ("ours", "mean_recall"))
     assert run.data.metrics["ours/mine/all/mean_recall"] == pytest.approx(summary["value"])

@@ -100,7 +100,7 @@ def test_every_data_asset_is_checked(graph: Any) -> None:
 def test_each_scale_has_a_job() -> None:
     jobs = {job.name for job in defs.resolve_all_job_defs()}
     filtered = {f"dfn_{scale}" for scale in SCALES if scale != "own"}
-    assert {*(f"chain_{scale}" for scale in SCALES), *filtered, "experiment_sample"} <= jobs
+    assert {*(f"chain_{scale}" for scale in SCALES), *filtered, "experiment_sample", "reproduce_released"} <= jobs
 
 
 def test_screening_is_there_when_it_is_asked_for_and_stands_before_the_captions() -> None:

@@ -17,13 +17,15 @@ from veclip_core.evaluation.compare import compare
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
 from veclip_core.evaluation.layouts.class_names import templates_named
 from veclip_core.evaluation.paper import RELEASED, PaperVerdict, verdicts
-from veclip_core.evaluation.report.inputs import HowTo
+from veclip_core.evaluation.report.inputs import Contamination, HowTo
 from veclip_core.evaluation.report.models_page import write_models_page
 from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval_examples
 from veclip_core.evaluation.set_catalogue import OPENMOJI
 from veclip_core.evaluation.sets import EvaluationSet
 from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES
 from veclip_core.mendable import Mendable
+from veclip_core.pipeline import contamination
+from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.models import Model
 from veclip_core.pipeline.score_tracking import plain_names, track_scores
 from veclip_core.pipeline.scoring import score
@@ -31,6 +33,7 @@ from veclip_core.pipeline.sets import set_named
 from veclip_core.pipeline.training import tracker_from
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings
+from veclip_core.shards import read_current
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +110,8 @@ def config_for(sets: Sequence[EvaluationSet], templates: Sequence[str]) -> Evalu
 def report_name(models: Sequence[Model], sets: Sequence[EvaluationSet]) -> str:
     """A file name that says what was compared."""
     names = dict.fromkeys(model.candidate.name for model in models)
-    return as_file_name(f"{'+'.join(names)} on {'+'.join(one.name for one in sets)}")
+    name = as_file_name(f"{'+'.join(names)} on {'+'.join(one.name for one in sets)}")
+    return f"evaluation_of_{name}" if _is_of_a_scale(name) else name
 
 
 def as_file_name(name: str) -> str:
@@ -115,10 +119,9 @@ def as_file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:LONGEST_NAME] or "evaluation"
 
 
-def require_free(name: str) -> None:
-    """Raises EvaluationError where the name is that of a scale's own report."""
-    if name in SCALES or name.removesuffix("-experiment") in SCALES:
-        raise EvaluationError(f"{name} is the name of a scale's own report: give another name")
+def _is_of_a_scale(name: str) -> bool:
+    """Whether a scale's own reports are called so: its name, or that and a `-`."""
+    return name.partition("-")[0] in SCALES
 
 
 def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
@@ -128,7 +131,10 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
         EvaluationError: when there is no such baseline, a set comes twice, or the name is taken.
         Mendable: what is wrong with a model or a set.
     """
-    require_free(asked.name)
+    if _is_of_a_scale(asked.name):
+        raise EvaluationError(
+            f"{asked.name} is a name of scale {asked.name.partition('-')[0]}'s own reports: give another"
+        )
     names = list(dict.fromkeys(model.candidate.name for model in asked.models))
     if asked.baseline is not None and asked.baseline not in names:
         raise EvaluationError(f"there is no model {asked.baseline!r} to compare with; there are {', '.join(names)}")
@@ -138,7 +144,9 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
     evaluations = score(settings, [model.candidate for model in asked.models], asked.sets, asked.config)
     results = dict(compare(evaluations, baseline=asked.baseline))
     found = verdicts(results, _checkpoints(asked.models))
+    copies = _contamination(settings, asked)
     results |= {
+        "contamination": [asdict(one) for one in copies],
         "evaluated": [_told(model) for model in asked.models],
         "verdicts": [asdict(one) | {"difference": one.difference, "holds": one.holds} for one in found],
         "partial": any(model.trained is not None and model.trained.partial for model in asked.models),
@@ -151,6 +159,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
             Path(made) / "report.html",
             title=asked.title,
             examples=_examples(evaluations, asked),
+            contamination=copies,
             verdicts=found,
             howto=HowTo(asked.commands, _facts(settings, asked)),
         )
@@ -204,14 +213,32 @@ def _examples(evaluations: Sequence[Evaluation], asked: Asked) -> list[Retrieval
     return found
 
 
+def _contamination(settings: Settings, asked: Asked) -> list[Contamination]:
+    """What the scales of our trainings know of copies of the sets' pictures; of models of others nothing is known."""
+    scales = [SCALES[name] for name in dict.fromkeys(model.trained.scale for model in asked.models if model.trained)]
+    return [
+        one
+        for scale in scales
+        if read_current(settings.root, scale.source.name, "mix", scale.name) is not None
+        for one in contamination.of(Chain(settings, scale), asked.sets)
+    ]
+
+
 def _facts(settings: Settings, asked: Asked) -> dict[str, str]:
     facts = {"machine": f"{platform.machine()}, {settings.threads} threads, {platform.system()}"}
+    return facts | _what(asked)
+
+
+def _what(asked: Asked) -> dict[str, str]:
+    """Each model and set with what tells it from another of its name."""
+    what = {}
     for model in asked.models:
-        network = model.candidate.network
-        facts[f"model {model.candidate.name}"] = f"{network.kind}, {model.told}, {network.revision or 'no revision'}"
+        network, seed = model.candidate.network, f" seed {model.candidate.seed}" if model.trained else ""
+        revision = network.revision or "no revision"
+        what[f"model {model.candidate.name}{seed}"] = f"{model.told} ({network.kind}, {revision})"
     for one in asked.sets:
-        facts[f"set {one.name}"] = f"{len(one):,} pictures, {len(one.captions):,} captions, digest {one.content[:16]}"
-    return facts
+        what[f"set {one.name}"] = f"{len(one):,} pictures, {len(one.captions):,} captions, digest {one.content[:16]}"
+    return what
 
 
 def _track(
@@ -227,11 +254,7 @@ def _track(
     kept = page.with_name("results.json")
     storage.write_json(str(kept), results)
     tracker = tracker_from(settings)
-    params = {
-        f"model {row['model']}": f"{row['told']} ({row['kind']}, {row['revision']})" for row in results["evaluated"]
-    }
-    params |= {f"set {name}": f"{one['pictures']} pictures, {one['content']}" for name, one in results["sets"].items()}
-    tracker.start_run(EXPERIMENT, asked.name, {"veclip.evaluation": results["identity"]}, plain_names(params))
+    tracker.start_run(EXPERIMENT, asked.name, {"veclip.evaluation": results["identity"]}, plain_names(_what(asked)))
     tracker.log_metrics(_metrics(results))
     tracker.log_artifact(page)
     tracker.log_artifact(kept)
