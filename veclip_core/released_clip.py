@@ -134,7 +134,7 @@ class ReleasedNetwork:
 
         return self._in_batches(texts, embed)
 
-    def _in_batches(self, items: Sequence[Any], embed: Any) -> np.ndarray:
+    def _in_batches(self, items: "Sequence[Any] | torch.Tensor", embed: Any) -> np.ndarray:
         import torch
 
         with torch.inference_mode():

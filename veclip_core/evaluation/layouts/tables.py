@@ -77,13 +77,13 @@ def read(name: str, spec: SetSpec, table: Path, listing: Listing) -> Found:
 def of_split(name: str, spec: SetSpec, rows: list[Row], found: Found) -> list[Row]:
     """The rows of the split told, or of `test`, where a column says; the others are counted."""
     column = next((one for one in rows[0] if one.lower() == SPLIT_COLUMN), None)
-    there = {str(row[column]) for row in rows} if column else set()
+    there = {str(row[column]) for row in rows} if column is not None else set()
     split = spec.split or next((one for one in SPLITS if one in there), "")
     if spec.split and spec.split not in there:
         raise EvaluationSetError(
             f"{name}: no row is of the split {split!r}. There are {', '.join(sorted(there)) or 'none'}"
         )
-    if not split:
+    if column is None or not split:
         return rows
     chosen = [row for row in rows if str(row[column]) == split]
     found.notes["rows_of_other_splits"] = len(rows) - len(chosen)

@@ -88,7 +88,13 @@ def _panel(axes: "Axes", column: str, rows: Sequence[PaperRow], own: Sequence[Ow
         }
         x = [_place(SIZES[data]) for data in values[model]]
         axes.plot(
-            x, values[model].values(), "-o", color=colour, linewidth=1.6, markersize=4, label=f"{model}, published"
+            x,
+            list(values[model].values()),
+            "-o",
+            color=colour,
+            linewidth=1.6,
+            markersize=4,
+            label=f"{model}, published",
         )
         for data, value in values[model].items():
             if one := misprints[data]:
