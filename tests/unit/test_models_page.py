@@ -106,8 +106,8 @@ def test_a_page_on_two_sets_is_whole(
     for row in results["summary"]:
         if row["split"] == "all" and row["metric"] in ("i2t_r@1", "mean_recall", "mean_rank"):
             assert f"{row['value']:.{2 if row['value'] < 9.995 else 1}f}" in shown
-    # Three charts for each set (no median ranks in these results), and the gain.
-    assert page.tags.count("svg") == 3 + 4 + 1
+    # Recall both ways, median ranks and means for each set, classes for the one that has them, and the gain.
+    assert page.tags.count("svg") == 4 + 5 + 1
     addresses = [value or "" for name, value in page.attributes if name in ("src", "href", "srcset", "xlink:href")]
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
     assert not re.search(r"@import|url\((?!#)", text)
