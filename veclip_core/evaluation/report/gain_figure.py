@@ -70,7 +70,13 @@ def gain_chart(rows: Sequence[PaperRow] = ROWS, own: Sequence[OwnPoint] = ()) ->
     handles, names = panels[0].get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     figure.legend(
-        unique.values(), unique.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK
+        list(unique.values()),
+        list(unique),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
     )
     marked = "; ".join(f"{one.mark} {one.note}" for one in MISPRINTS)
     note = "published; the gain of VeCLIP over CLIP is written above" + (", own models as points" if own else "")
@@ -88,7 +94,13 @@ def _panel(axes: "Axes", column: str, rows: Sequence[PaperRow], own: Sequence[Ow
         }
         x = [_place(SIZES[data]) for data in values[model]]
         axes.plot(
-            x, values[model].values(), "-o", color=colour, linewidth=1.6, markersize=4, label=f"{model}, published"
+            x,
+            list(values[model].values()),
+            "-o",
+            color=colour,
+            linewidth=1.6,
+            markersize=4,
+            label=f"{model}, published",
         )
         for data, value in values[model].items():
             if one := misprints[data]:

@@ -13,8 +13,7 @@ from veclip_core.evaluation.sets import EvaluationSet
 Direction = Literal["t2i", "i2t", "class", "choice"]
 """A caption's picture, a picture's caption, its class, or the right one among its own captions."""
 Outcome = Literal["both", "only_ours", "only_baseline", "neither", "hit", "miss"]
-OF_TWO: tuple[Outcome, ...] = ("both", "only_ours", "only_baseline", "neither")
-OF_ONE: tuple[Outcome, ...] = ("hit", "miss")
+"""Of two models, and of one alone."""
 
 
 @dataclass(frozen=True)

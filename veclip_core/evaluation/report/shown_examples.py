@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veclip_core.evaluation.report.rendering import data_uri
-from veclip_core.evaluation.report.retrieved import Direction, RetrievalExample, RetrievalExamples
+from veclip_core.evaluation.report.retrieved import RetrievalExample, RetrievalExamples
 from veclip_core.evaluation.sets import EvaluationSet
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def _asked(found: RetrievalExamples, example: RetrievalExample) -> str:
     return " / ".join(caption for caption, row, right in own if row == query and right)
 
 
-def _gallery(found: RetrievalExamples, direction: Direction | str) -> int | None:
+def _gallery(found: RetrievalExamples, direction: str) -> int | None:
     """How many there were to rank; None where that differs from query to query."""
     if direction == "t2i":
         return len(found.evaluation_set)
