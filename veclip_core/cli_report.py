@@ -100,15 +100,17 @@ def _called(name: str) -> str:
 def _contamination(results: Mapping[str, Any]) -> "list[Contamination]":
     from veclip_core.evaluation.report.inputs import Contamination
 
-    return [Contamination(**row) for row in _known(results.get("contamination", ()), Contamination)]
+    names = {field.name for field in fields(Contamination)}
+    return [Contamination(**row) for row in _with_fields(results.get("contamination", ()), names)]
 
 
 def _verdicts(results: Mapping[str, Any]) -> "list[PaperVerdict]":
     from veclip_core.evaluation.paper import PaperVerdict
 
-    return [PaperVerdict(**row) for row in _known(results.get("verdicts", ()), PaperVerdict)]
+    names = {field.name for field in fields(PaperVerdict)}
+    return [PaperVerdict(**row) for row in _with_fields(results.get("verdicts", ()), names)]
 
 
-def _known(rows: Sequence[Mapping[str, Any]], kind: type) -> list[dict[str, Any]]:
-    names = {field.name for field in fields(kind)}
+def _with_fields(rows: Sequence[Mapping[str, Any]], names: set[str]) -> list[dict[str, Any]]:
+    """The rows without what was computed from them (a verdict's difference)."""
     return [{key: value for key, value in row.items() if key in names} for row in rows]

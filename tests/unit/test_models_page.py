@@ -20,7 +20,8 @@ from veclip_core.evaluation.paper import MISPRINTS, ROWS, PaperVerdict
 from veclip_core.evaluation.report import Contamination, HowTo, retrieval_examples, write_models_page
 from veclip_core.evaluation.report.gain_figure import OwnPoint, gain_chart, own_points
 from veclip_core.evaluation.report.models_words import answer, column_name, standings
-from veclip_core.evaluation.sets import EvaluationSet
+from veclip_core.evaluation.retrieval import selected
+from veclip_core.evaluation.sets import EvaluationSet, PicturePlace
 
 CONFIG = EvaluationConfig(draws=200)
 HOWTO = HowTo(["veclip evaluate"], {"machine": "2 cores"})
@@ -89,7 +90,7 @@ def test_a_page_on_two_sets_is_whole(
     for needed in (
         "3 models, 2 evaluation sets, 1 seed",
         "20 pictures, 100 captions",
-        "3 pictures that stand in the set more than once",
+        "3 pictures equal to another of the set",
         "minus CLIP",
         "named right by both",
         "7 by their looks",
@@ -106,8 +107,8 @@ def test_a_page_on_two_sets_is_whole(
     for row in results["summary"]:
         if row["split"] == "all" and row["metric"] in ("i2t_r@1", "mean_recall", "mean_rank"):
             assert f"{row['value']:.{2 if row['value'] < 9.995 else 1}f}" in shown
-    # Recall both ways, median ranks and means for each set, classes for the one that has them, and the gain.
-    assert page.tags.count("svg") == 4 + 5 + 1
+    # Recall both ways, median ranks and a chart a labelling for each set, and the gain.
+    assert page.tags.count("svg") == (3 + 1) + (3 + 2) + 1
     addresses = [value or "" for name, value in page.attributes if name in ("src", "href", "srcset", "xlink:href")]
     assert all(address.startswith(("data:image/", "#")) for address in addresses)
     assert not re.search(r"@import|url\((?!#)", text)
@@ -228,7 +229,9 @@ def test_classes_are_shown_right_and_wrong(emoji: list[Evaluation]) -> None:
 def test_choices_are_shown_right_and_wrong(coco: list[Evaluation]) -> None:
     evaluation_set = coco[1].evaluation_set
     right_M = np.arange(len(evaluation_set.captions)) % 5 == 0
-    choices = replace(coco[1], evaluation_set=replace(evaluation_set, right_M=right_M))
+    selected_N = selected(coco[1].pictures_ND, coco[1].captions_MD, evaluation_set.caption_picture_M, right_M)
+    ranks = replace(coco[1].ranks, selected_N=selected_N)
+    choices = replace(coco[1], evaluation_set=replace(evaluation_set, right_M=right_M), ranks=ranks)
     picked = retrieval_examples(choices, each=3)
     assert set(picked.counts) == {"choice"}
     for example in picked.examples:
@@ -236,6 +239,18 @@ def test_choices_are_shown_right_and_wrong(coco: list[Evaluation]) -> None:
         assert {evaluation_set.caption_picture_M[row] for row in found.rows} == {example.query}
         assert found.right[0] == (example.outcome == "hit") == (found.rank == 1)
         assert found.right.count(True) == 1
+
+
+def test_a_picture_that_cannot_be_read_does_not_cost_the_page(tmp_path: Path, emoji: list[Evaluation]) -> None:
+    nothing = tmp_path / "nothing.png"
+    nothing.write_bytes(b"no picture")
+    evaluation_set = emoji[0].evaluation_set
+    places = (PicturePlace(str(nothing)), PicturePlace(str(tmp_path / "absent.png"))) * (len(evaluation_set) // 2)
+    unread = [replace(one, evaluation_set=replace(evaluation_set, pictures=places)) for one in emoji]
+    text = write_models_page(
+        plain(compare(emoji)), tmp_path, title="Unread", howto=HOWTO, examples=[retrieval_examples(*unread)]
+    ).read_text()
+    assert text.count("data:image/webp") > 10
 
 
 def test_many_models_and_sets_are_all_there(tmp_path: Path, results: dict[str, Any]) -> None:

@@ -70,7 +70,13 @@ def gain_chart(rows: Sequence[PaperRow] = ROWS, own: Sequence[OwnPoint] = ()) ->
     handles, names = panels[0].get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     figure.legend(
-        unique.values(), unique.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK
+        list(unique.values()),
+        list(unique),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
     )
     marked = "; ".join(f"{one.mark} {one.note}" for one in MISPRINTS)
     note = "published; the gain of VeCLIP over CLIP is written above" + (", own models as points" if own else "")

@@ -41,7 +41,7 @@ def nested_figure(
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
-    axes.set_xlabel(f"percent; {' within '.join(levels.values())}, dashed: chance")
+    axes.set_xlabel("percent; dashed: chance")
     return as_svg(figure, f"{title}. {_told(rows, models, labels, levels)}")
 
 

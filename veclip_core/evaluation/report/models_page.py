@@ -181,7 +181,7 @@ def _charts(
         levels = {f"{way}_r@{k}": f"R@{k}" for k in (1, 5, 10) if f"{way}_r@{k}" in metrics}
         if levels:
             svg = models_figures.nested_figure(rows, models, labels, levels, title, base)
-            found.append(Chart(title, "recall with intervals, higher is better", svg))
+            found.append(Chart(title, f"{' within '.join(levels.values())}, with intervals", svg))
     medians = {f"{way}_median_rank": name for way, name in (("i2t", "image to text"), ("t2i", "text to image"))}
     if all(metric in metrics for metric in medians):
         svg = models_figures.ranks_figure(rows, models, labels, medians, "Median rank")
@@ -196,7 +196,7 @@ def _charts(
         if levels:
             name = f"Zero-shot by {clean(label, 40)}" if len(classes) > 1 else "Zero-shot classification"
             svg = models_figures.nested_figure(rows, models, labels, levels, name, base)
-            found.append(Chart(name, "accuracy with intervals, higher is better", svg))
+            found.append(Chart(name, f"{' within '.join(levels.values())}, with intervals", svg))
     return found
 
 

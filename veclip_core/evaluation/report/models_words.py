@@ -11,10 +11,9 @@ MOST_SENTENCES = 4
 """Sets that get a sentence each: of more, the table below tells."""
 MOST_NAMED = 8
 NOTE_NAMES = {
-    "duplicate_pictures": "pictures that stand in the set more than once",
-    "unreadable": "pictures that can\u2019t be read, left out",
+    "duplicate_pictures": "pictures equal to another of the set",
+    "unreadable": "pictures that can\u2019t be read, counted as misses",
     "empty_classes": "classes without a picture",
-    "captions_left_out": "captions left out",
 }
 
 

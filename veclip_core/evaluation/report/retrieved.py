@@ -13,8 +13,7 @@ from veclip_core.evaluation.sets import EvaluationSet
 Direction = Literal["t2i", "i2t", "class", "choice"]
 """A caption's picture, a picture's caption, its class, or the right one among its own captions."""
 Outcome = Literal["both", "only_ours", "only_baseline", "neither", "hit", "miss"]
-OF_TWO: tuple[Outcome, ...] = ("both", "only_ours", "only_baseline", "neither")
-OF_ONE: tuple[Outcome, ...] = ("hit", "miss")
+"""Of two models, and of one alone."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,15 @@ def _ranks(evaluation: Evaluation, direction: Direction, labelling: str | None) 
 
 
 def _ranks_of_choice(evaluation: Evaluation) -> np.ndarray:
-    """Among a picture's own captions, the place of its best right one; a wrong one of the same score stands before it."""
+    """Among a picture's own captions, the place of its best right one: first only where the evaluation counts it as right."""
     evaluation_set = evaluation.evaluation_set
     owner_M, right_M = evaluation_set.caption_picture_M, np.asarray(evaluation_set.right_M, dtype=bool)
     score_M = np.einsum("md,md->m", evaluation.pictures_ND[owner_M], evaluation.captions_MD)
     best_N = np.full(len(evaluation_set), -np.inf)
     np.maximum.at(best_N, owner_M[right_M], score_M[right_M])
     before_M = ~right_M & (score_M >= best_N[owner_M])
-    return 1 + np.bincount(owner_M[before_M], minlength=len(evaluation_set))
+    place_N = 1 + np.bincount(owner_M[before_M], minlength=len(evaluation_set))
+    return np.where(evaluation.ranks.selected_N, 1, np.maximum(place_N, 2))
 
 
 def _answering(

@@ -1,10 +1,14 @@
 """Hits and misses as the template `found.html` shows them."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from veclip_core.evaluation.report.rendering import data_uri
-from veclip_core.evaluation.report.retrieved import Direction, RetrievalExample, RetrievalExamples
+from veclip_core.evaluation.report.retrieved import RetrievalExample, RetrievalExamples
+from veclip_core.evaluation.sets import EvaluationSet
+
+logger = logging.getLogger(__name__)
 
 GALLERY_PIXELS = 112
 TITLES = {
@@ -30,7 +34,7 @@ def directions(found: RetrievalExamples, labels: Mapping[str, str]) -> list[dict
 
     def picture(row: int) -> str:
         if row not in pictures:
-            pictures[row] = data_uri(evaluation_set.open_picture(row), GALLERY_PIXELS)
+            pictures[row] = _seen(evaluation_set, row)
         return pictures[row]
 
     def outcome(name: str, direction: str) -> str:
@@ -80,6 +84,20 @@ def directions(found: RetrievalExamples, labels: Mapping[str, str]) -> list[dict
     ]
 
 
+def _seen(evaluation_set: EvaluationSet, row: int) -> str:
+    """The picture; a grey square for one that can't be read, which is counted as a miss and may stand among the examples."""
+    from PIL import Image
+
+    try:
+        picture = evaluation_set.open_picture(row)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        logger.warning(
+            "%s: picture %s can't be read: shown as a grey square", evaluation_set.name, evaluation_set.ids[row]
+        )
+        picture = Image.new("RGB", (16, 16), "#bbbbbb")
+    return data_uri(picture, GALLERY_PIXELS)
+
+
 def _asked(found: RetrievalExamples, example: RetrievalExample) -> str:
     """The text beside the query: the caption itself, or what is right of the picture."""
     evaluation_set, query = found.evaluation_set, example.query
@@ -94,7 +112,7 @@ def _asked(found: RetrievalExamples, example: RetrievalExample) -> str:
     return " / ".join(caption for caption, row, right in own if row == query and right)
 
 
-def _gallery(found: RetrievalExamples, direction: Direction | str) -> int | None:
+def _gallery(found: RetrievalExamples, direction: str) -> int | None:
     """How many there were to rank; None where that differs from query to query."""
     if direction == "t2i":
         return len(found.evaluation_set)
