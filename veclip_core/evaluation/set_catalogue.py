@@ -34,7 +34,7 @@ class SetSpec(Config):
     split: str = ""
     """By default `test`, or the only one there is."""
     captions: int | None = Field(default=None, ge=1)
-    """So many of each picture, the first; by default all, as CLIP_benchmark uses them (of COCO's test pictures 25,010)."""
+    """So many of each picture, the first; by default all, as CLIP_benchmark uses them."""
     templates: TemplateList | tuple[str, ...] | None = None
     """Of the class texts, `{}` or `{c}` in the class's place: a list by name (open_clip's `openai` or `simple`, the sample's
     `drawing`) or one's own. By default the set's own file, and `openai` for a set whose name begins with `imagenet`."""
