@@ -322,8 +322,8 @@ def test_classes_of_ones_own_are_named_by_templates_of_photographs(
     assert found["summary"][0]["metric"].startswith("zeroshot_top1_")
     (classes,) = found["sets"]["mine"]["classes"].values()
     assert classes == 2
-    veclip("evaluate", "--model", model, "--set", f"mine={folder}", "--name", "own", "--template", "a thing: {}")
-    assert results_of(settings, "own")["config"]["templates"] == ["a thing: {}"]
+    veclip("evaluate", "--model", model, "--set", f"mine={folder}", "--name", "told", "--template", "a thing: {}")
+    assert results_of(settings, "told")["config"]["templates"] == ["a thing: {}"]
 
 
 def test_dagster_shows_checkpoints_and_verdicts(
@@ -349,14 +349,14 @@ def test_dagster_shows_checkpoints_and_verdicts(
         for event in result.get_asset_materialization_events()
     }
     (pinned, report) = made["released_checkpoints"], made["released_report"]
-    rows = [record.data for record in pinned["checkpoints"].value]
+    rows = [record.data for record in pinned["checkpoints"].records]
     assert {row["checkpoint"] for row in rows} == {"veclip_b16_3m", "vecapdfn_clip_b16"}
     assert all(str(row["revision"]).startswith("sha256:") and Path(str(row["folder"])).is_dir() for row in rows)
-    verdicts = [record.data for record in report["verdicts"].value]
+    verdicts = [record.data for record in report["verdicts"].records]
     assert len(verdicts) == 4
     assert {row["verdict"] for row in verdicts} == {"does not hold"}
     assert (report["hold"].value, report["do_not_hold"].value) == (0, 4)
-    missing = {record.data["missing"] for record in report["missing"].value}
+    missing = {record.data["missing"] for record in report["missing"].records}
     assert {"veclip_b16_12m", "imagenetv2"} <= missing
     assert not {"veclip_b16_3m", "coco"} & missing
     assert Path(str(report["report"].value)).is_file()
