@@ -1,6 +1,6 @@
 """The stage `embed`: float32 embeddings of an evaluation set's pictures and captions, or of classes, by one model.
 
-    00000.parquet           row, status, error, embedding     error says why a picture has none
+    00000.parquet           row, status, error, embedding     error says why a picture has none, but zeros
     00000.texts.parquet     item, embedding                   of a class: the normalised mean of its texts
 
 Templates, metrics and intervals are no part of the identity: they re-use what is embedded.
@@ -200,11 +200,10 @@ def _require_unit_rows(encoded_BD: np.ndarray, rows: int, what: str) -> None:
 
 
 def _column(rows_ND: np.ndarray, missing: int = 0) -> pa.Array:
-    """Rows as one column, and so many nulls behind."""
+    """Rows as one column, and so many of zeros behind: Arrow writes a null among lists of fixed size that it can't read."""
     width = rows_ND.shape[1]
     values = np.concatenate([rows_ND, np.zeros((missing, width), np.float32)]).astype(np.float32, copy=False)
-    mask = pa.array([False] * len(rows_ND) + [True] * missing, pa.bool_())
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width, mask=mask)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
 
 
 def pictures_and_captions(embedded: ShardSet, index: Index, evaluation_set: EvaluationSet) -> Embeddings:
@@ -215,9 +214,10 @@ def pictures_and_captions(embedded: ShardSet, index: Index, evaluation_set: Eval
     for key in index.shard_keys():
         table = read(embedded, key, "parquet")
         told = table.select(["row", "error"]).to_pylist()
-        rows += [row["row"] for row in told if row["error"] is None]
+        good = [row["row"] for row in told if row["error"] is None]
+        rows += good
         errors |= {row["row"]: row["error"] for row in told if row["error"] is not None}
-        pictures.append(_rows_of(table))
+        pictures.append(_rows_of(table)[: len(good)])  # the others stand behind
         table = read(embedded, key, TEXTS)
         items.append(table["item"].to_numpy())
         texts.append(_rows_of(table))
@@ -232,9 +232,9 @@ def of_classes(embedded: ShardSet, index: Index) -> np.ndarray:
 
 
 def _rows_of(table: pa.Table) -> np.ndarray:
-    """The embeddings that are there [rows, D]."""
+    """The embeddings [rows, D]."""
     column = table["embedding"].combine_chunks()
-    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    values: np.ndarray = column.flatten().to_numpy()
     return values.reshape(-1, column.type.list_size)
 
 
