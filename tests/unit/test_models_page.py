@@ -282,11 +282,14 @@ def test_the_gain_leaves_out_what_is_misprinted(results: dict[str, Any]) -> None
     assert "‡" in chart.svg
     assert "here" not in chart.svg
     assert chart.svg.count("+16.8") == 1, "what VeCLIP gains on COCO at 3M"
-    own = own_points(results, 12.0, LABELS)
+    base, *others = results["models"]
+    own = own_points(results, dict.fromkeys(results["models"], 12.0), {base})
     assert {(point.name, point.column) for point in own} == {
-        (name, column) for name in LABELS.values() for column in ("coco_i2t_r1", "coco_t2i_r1")
+        (name, column) for name in results["models"] for column in ("coco_i2t_r1", "coco_t2i_r1")
     }
-    assert all(f"{name}, here" in gain_chart(own=own).svg for name in LABELS.values())
+    assert {point.name for point in own if point.baseline} == {base}
+    assert all(f"{name}, here" in gain_chart(own=own).svg for name in results["models"])
+    assert {point.name for point in own_points(results, {others[0]: 3.0}, ())} == {others[0]}
 
 
 def test_names_of_columns() -> None:

@@ -17,7 +17,8 @@ from veclip_core.evaluation.compare import compare
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
 from veclip_core.evaluation.layouts.class_names import templates_named
 from veclip_core.evaluation.paper import RELEASED, PaperVerdict, verdicts
-from veclip_core.evaluation.report.inputs import Contamination, HowTo
+from veclip_core.evaluation.report.gain_figure import gain_chart, own_points
+from veclip_core.evaluation.report.inputs import Chart, Contamination, HowTo
 from veclip_core.evaluation.report.models_page import write_models_page
 from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval_examples
 from veclip_core.evaluation.set_catalogue import OPENMOJI
@@ -31,9 +32,10 @@ from veclip_core.pipeline.score_tracking import plain_names, track_scores
 from veclip_core.pipeline.scoring import score
 from veclip_core.pipeline.sets import set_named
 from veclip_core.pipeline.training import tracker_from
-from veclip_core.scales import SCALES
+from veclip_core.scales import SCALES, VECAP300M
 from veclip_core.settings import Settings
 from veclip_core.shards import read_current
+from veclip_core.training.arms import BASELINE
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +160,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
             results,
             Path(made) / "report.html",
             title=asked.title,
+            charts=_gain(results, asked.models),
             examples=_examples(evaluations, asked),
             contamination=copies,
             verdicts=found,
@@ -184,6 +187,18 @@ def _checkpoints(models: Sequence[Model]) -> dict[str, str]:
         for model in models
         if model.candidate.network.kind == "released" and model.candidate.network.model in RELEASED
     }
+
+
+def _gain(results: Mapping[str, Any], models: Sequence[Model]) -> list[Chart]:
+    """The paper's scales with the trainings of ours on as many pairs, where the set is one of the paper's."""
+    ours = [(model.candidate.name, model.trained) for model in models if model.trained is not None]
+    millions = {
+        name: SCALES[made.scale].parts * SCALES[made.scale].source.rows_per_part / 1e6
+        for name, made in ours
+        if SCALES[made.scale].source == VECAP300M
+    }
+    own = own_points(results, millions, {name for name, made in ours if made.arm == BASELINE})
+    return [gain_chart(own=own)] if own else []
 
 
 def _told(model: Model) -> dict[str, Any]:

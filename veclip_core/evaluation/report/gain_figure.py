@@ -1,6 +1,6 @@
 """What enriched captions gain at each size of the data: the paper's rows as reference lines, and one's own models beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +35,22 @@ class OwnPoint:
     high: float
 
 
-def own_points(results: Mapping[str, Any], millions: float, labels: Mapping[str, str]) -> list[OwnPoint]:
-    """Those of a comparison of models that were trained on so many million pairs."""
+def own_points(
+    results: Mapping[str, Any], millions: Mapping[str, float], alt_text_only: Collection[str]
+) -> list[OwnPoint]:
+    """The points of one's own trainings.
+
+    Args:
+        millions: model to the pairs that it was trained on; others get no point.
+        alt_text_only: models that were trained as the paper's baseline.
+    """
     rows = {(r["model"], r["set"], r["metric"]): r for r in results["summary"] if r["split"] == "all"}
     points = []
     for (name, column), metric in metrics_of_columns(results).items():
-        for model in results["models"]:
+        for model, pairs in millions.items():
             if row := rows.get((model, name, metric)):
-                base = model == results.get("baseline")
-                points.append(
-                    OwnPoint(labels.get(model, model), base, millions, column, row["value"], row["low"], row["high"])
-                )
+                base = model in alt_text_only
+                points.append(OwnPoint(model, base, pairs, column, row["value"], row["low"], row["high"]))
     return points
 
 
