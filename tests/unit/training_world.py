@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def register_vit(folder: Path) -> None:
     vision = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
     text = {"context_length": 12, "vocab_size": 512, "width": 64, "heads": 2, "layers": 2}
     path = folder / "tiny-vit.json"
-    path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+    aside = path.with_suffix(f".{os.getpid()}")  # ranks write it at once, and read it
+    aside.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+    aside.replace(path)
     open_clip.add_model_config(path)
 
 
