@@ -203,14 +203,16 @@ def test_unreadable_pictures_are_misses_and_counted(
         for one in (five, classes, spoiled(five, tmp_path, files), spoiled(classes, tmp_path, files))
     ]
     whole, whole_classes, broken, broken_classes = (evaluation.ranks for evaluation in found)
-    assert set(broken.i2t_N[bad]) == {200.0}
-    assert set(broken.t2i_M[np.isin(five.caption_picture_M, bad)]) == {40.0}
-    assert set(broken_classes.classes["class"][bad]) == {float(len(CLASSES))}
+    assert set(broken.i2t.rank_Q[bad]) == {200.0}
+    assert set(broken.t2i.rank_Q[np.isin(five.caption_picture_M, bad)]) == {40.0}
+    assert set(broken_classes.classes["class"].rank_Q[bad]) == {float(len(CLASSES))}
     good = np.delete(np.arange(40), bad)
-    np.testing.assert_array_equal(broken.i2t_N[good], whole.i2t_N[good])
-    np.testing.assert_array_equal(broken_classes.classes["class"][good], whole_classes.classes["class"][good])
+    np.testing.assert_array_equal(broken.i2t.rank_Q[good], whole.i2t.rank_Q[good])
+    np.testing.assert_array_equal(
+        broken_classes.classes["class"].rank_Q[good], whole_classes.classes["class"].rank_Q[good]
+    )
     others = ~np.isin(five.caption_picture_M, bad)
-    assert (broken.t2i_M[others] <= whole.t2i_M[others]).all(), "what can't be read stands before nothing"
+    assert (broken.t2i.rank_Q[others] <= whole.t2i.rank_Q[others]).all(), "what can't be read stands before nothing"
     assert compare(found[2:3])["sets"]["five"]["notes"]["unreadable"] == 4
     assert found[3].metric("zeroshot_top1_class") < 100 * 36 / 40
 
@@ -315,7 +317,7 @@ def test_a_set_of_choices_and_one_of_classes_are_compared_by_what_they_have(
     pictures_ND, captions_MD = found[0].pictures_ND, found[0].captions_MD
     own_N2 = np.einsum("nd,nkd->nk", pictures_ND, captions_MD.reshape(20, 2, -1))
     assert found[0].metric("selection_accuracy") == pytest.approx(100 * (own_N2[:, 0] > own_N2[:, 1]).mean())
-    hit_N = found[2].ranks.classes["kind"] <= 1
+    hit_N = found[2].ranks.classes["kind"].within(1)
     by_class = [hit_N[target_N == label].mean() for label in range(3)]
     assert found[2].metric("zeroshot_per_class_kind") == pytest.approx(100 * np.mean(by_class))
     told = compare(found, baseline="one")
