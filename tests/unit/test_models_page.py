@@ -222,15 +222,15 @@ def test_classes_are_shown_right_and_wrong(emoji: list[Evaluation]) -> None:
     for example in picked.examples:
         for answer_, evaluation in zip(example.answers, emoji, strict=True):
             assert len(answer_.rows) == 5
-            assert answer_.rank == evaluation.ranks.classes["subgroup"][example.query]
+            assert answer_.rank == evaluation.ranks.classes["subgroup"].rank_Q[example.query]
             assert (answer_.rows[0] == target_N[example.query]) == answer_.right[0] == (answer_.rank == 1)
 
 
 def test_choices_are_shown_right_and_wrong(coco: list[Evaluation]) -> None:
     evaluation_set = coco[1].evaluation_set
     right_M = np.arange(len(evaluation_set.captions)) % 5 == 0
-    selected_N = selected(coco[1].pictures_ND, coco[1].captions_MD, evaluation_set.caption_picture_M, right_M)
-    ranks = replace(coco[1].ranks, selected_N=selected_N)
+    found = selected(coco[1].pictures_ND, coco[1].captions_MD, evaluation_set.caption_picture_M, right_M)
+    ranks = replace(coco[1].ranks, selected=found)
     choices = replace(coco[1], evaluation_set=replace(evaluation_set, right_M=right_M), ranks=ranks)
     picked = retrieval_examples(choices, each=3)
     assert set(picked.counts) == {"choice"}

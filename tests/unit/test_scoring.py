@@ -1,6 +1,7 @@
 """Embedding once and scoring often: what is re-used, what is resumed, and pictures that can't be read."""
 
 import dataclasses
+import errno
 import io
 import os
 import signal
@@ -21,10 +22,14 @@ from tests.unit.evaluation_world import openmoji
 from tests.unit.saved_checkpoints import write_checkpoint
 from veclip_core import storage
 from veclip_core.evaluation import index
+from veclip_core.evaluation.embed import embed_pictures, readable_now
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig, compare, evaluate
+from veclip_core.evaluation.opening import Unreadable
+from veclip_core.evaluation.report import shown_examples
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError, Labelling, PicturePlace
 from veclip_core.networks import NetworkConfig, network_config, open_network
-from veclip_core.pipeline import scoring
+from veclip_core.pipeline import models_evaluation, scoring
+from veclip_core.pipeline.models import Model
 from veclip_core.pipeline.scoring import Candidate, score
 from veclip_core.settings import Settings
 from veclip_core.stage import StageFailed
@@ -175,9 +180,32 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def tiff_with_offset(kind: int, offset: bytes) -> bytes:
+    """A TIFF whose pixels lie where a number of another kind says: Pillow's parser takes it as it comes."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "TIFF")
+    content = bytearray(file.getvalue())
+    first = int.from_bytes(content[4:8], "little")
+    for at in range(first + 2, first + 2 + 12 * int.from_bytes(content[first : first + 2], "little"), 12):
+        if content[at : at + 2] == struct.pack("<H", 273):
+            content[at + 2 : at + 12] = struct.pack("<HII", kind, 1, len(content))
+    return bytes(content) + offset
+
+
+OVERFLOWING = tiff_with_offset(16, b"\xff" * 8)
+FLOATING = tiff_with_offset(12, struct.pack("<d", 8))
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 9 9 rectfill\n%%EOF\n"
+
+
 def long_picture() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (1, 5_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+def jpeg(width: int = 20) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, 12), "red").save(file, "JPEG")
     return file.getvalue()
 
 
@@ -219,6 +247,82 @@ def test_unreadable_pictures_are_misses_and_counted(
     seen.clear()
     score(settings_at(tmp_path), [Candidate("one", model)], [spoiled(five, tmp_path, files)], CONFIG)
     assert seen == [], "they are looked at again, and nothing is embedded"
+
+
+class NoRoom(OSError):
+    """As of a full disk."""
+
+    errno = errno.ENOSPC
+
+
+def test_one_picture_that_no_parser_can_take_ends_nothing(model: NetworkConfig, tmp_path: Path) -> None:
+    network = open_network(model)
+    places = {}
+    for row, content in enumerate((OVERFLOWING, FLOATING, EPS, jpeg())):
+        (tmp_path / f"{row}.jpg").write_bytes(content)
+        places[row] = PicturePlace(str(tmp_path / f"{row}.jpg"))
+    embedded, errors = embed_pictures(places, network)
+    assert list(embedded) == [3]
+    assert errors == {0: "undecodable", 1: "undecodable", 2: "undecodable"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "ends"),
+    [(ZeroDivisionError(), False), (OSError("x"), False), (MemoryError(), True), (NoRoom("disk"), True)],
+)
+def test_a_preprocessing_that_raises_costs_its_picture_but_not_where_the_machine_is_out_of_room(
+    model: NetworkConfig, tmp_path: Path, raised: Exception, ends: bool
+) -> None:
+    network = open_network(model)
+    preprocess = network.preprocess
+
+    def fails(picture: Image.Image) -> object:
+        if picture.width == 7:
+            raise raised
+        return preprocess(picture)
+
+    network.preprocess = fails  # type: ignore[method-assign, assignment]
+    for row, width in enumerate((7, 9)):
+        (tmp_path / str(row)).write_bytes(jpeg(width))
+    places = {row: PicturePlace(str(tmp_path / str(row))) for row in range(2)}
+    if ends:
+        with pytest.raises(type(raised)):
+            embed_pictures(places, network)
+        return
+    embedded, errors = embed_pictures(places, network)
+    assert (list(embedded), errors) == ([1], {0: "not_preprocessed"})
+    five = write_set(tmp_path / "five", 12, retrieval=True)
+    assert readable_now(five, {0: "not_preprocessed", 1: "missing"}) == [1]
+
+
+@pytest.mark.parametrize("content", [OVERFLOWING, FLOATING, EPS, bomb(), b""])
+def test_the_page_opens_no_more_than_the_model_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    def started(*args: object, **options: object) -> None:
+        raise AssertionError("Ghostscript")
+
+    monkeypatch.setattr(subprocess, "check_call", started)
+    broken = spoiled(openmoji(tmp_path / "openmoji", 12), tmp_path, {3: content})
+    with pytest.raises(Unreadable):
+        broken.open_picture(3)
+    assert shown_examples._seen(broken, 3).startswith("data:image/webp")
+
+
+def test_results_are_kept_where_the_page_cannot_be_drawn(
+    tmp_path: Path, model: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr(models_evaluation, "write_models_page", fails)
+    five = write_set(tmp_path / "five", 12, retrieval=True)
+    asked = models_evaluation.Asked(
+        [Model(Candidate("one", model), "told")], [five], "mine", "Mine", ["veclip"], CONFIG
+    )
+    with pytest.raises(RuntimeError, match="no page"):
+        models_evaluation.evaluate_models(settings_at(tmp_path), asked)
+    assert storage.read_json(str(tmp_path / "root" / "reports" / "mine.json"))["models"] == ["one"]
 
 
 def test_too_many_unreadable_pictures_are_an_error_until_they_are_mended(

@@ -3,7 +3,6 @@
 Legend of the shapes: N pictures, M captions, `caption_picture_M[m]` is the row of the picture that caption m describes.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 
 from veclip_core import storage
 from veclip_core.config import digest_of
+from veclip_core.evaluation.opening import picture_at
 from veclip_core.evaluation.zeroshot import readable
 from veclip_core.mendable import Mendable
 
@@ -107,15 +107,8 @@ class EvaluationSet:
         return len(self.pictures)
 
     def open_picture(self, row: int) -> "Image":
-        """The picture as RGB; transparent pixels become white."""
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self.pictures[row].read())) as picture:
-            if picture.mode == "RGB":
-                return picture.copy()
-            with_alpha = picture.convert("RGBA")
-            white = Image.new("RGBA", with_alpha.size, "white")
-            return Image.alpha_composite(white, with_alpha).convert("RGB")
+        """The picture as RGB; transparent pixels become white. Raises `opening.Unreadable`."""
+        return picture_at(self.pictures[row])
 
     @cached_property
     def captions_of(self) -> tuple[tuple[str, ...], ...]:
