@@ -140,7 +140,7 @@ def evaluate(
     pictures_ND = in_batches(range(len(evaluation_set)), encode_rows)
     captions_MD = encode_text(list(evaluation_set.captions))
     classes = {
-        label: class_embeddings(encode_text, labelling.classes, labelling.templates or config.templates)
+        label: class_embeddings(encode_text, labelling.classes, labelling.templates_or(config.templates))
         for label, labelling in evaluation_set.labels.items()
     }
     embeddings = Embeddings(pictures_ND, captions_MD, classes)

@@ -55,6 +55,10 @@ class Labelling:
     templates: tuple[str, ...] | None = None
     """The set's own; None takes those of the evaluation's configuration."""
 
+    def templates_or(self, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+        """Those its classes are embedded by."""
+        return self.templates or otherwise
+
     @classmethod
     def of_names(cls, names: Sequence[str]) -> "Labelling":
         """Classes in the order of their names, each with a picture."""

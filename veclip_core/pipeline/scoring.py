@@ -99,7 +99,7 @@ class _Embedding:
         _require_readable(evaluation_set, found.unreadable)
         classes = {}
         for label, labelling in evaluation_set.labels.items():
-            texts = index_classes(self.root, labelling, labelling.templates or config.templates)
+            texts = index_classes(self.root, labelling, labelling.templates_or(config.templates))
             classes[label] = of_classes(self._made(texts, f"classes of {evaluation_set.name}"), texts)
         return replace(found, classes=classes)
 
