@@ -21,10 +21,10 @@ from tests.unit.clip_models import write_huggingface_clip, write_open_clip
 from tests.unit.evaluation_world import openmoji
 from tests.unit.saved_checkpoints import write_checkpoint
 from veclip_core import storage
-from veclip_core.evaluation import index
+from veclip_core.evaluation import embed, index
 from veclip_core.evaluation.embed import embed_pictures, readable_now
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig, compare, evaluate
-from veclip_core.evaluation.opening import Unreadable
+from veclip_core.evaluation.opening import MISSING, Unreadable, picture_at
 from veclip_core.evaluation.report import shown_examples
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError, Labelling, PicturePlace
 from veclip_core.networks import NetworkConfig, network_config, open_network
@@ -216,7 +216,7 @@ def spoiled(evaluation_set: EvaluationSet, folder: Path, files: dict[int, bytes]
         (folder / f"spoiled-{row}").write_bytes(content)
         pictures[row] = PicturePlace(str(folder / f"spoiled-{row}"))
     content = f"{evaluation_set.content}, spoiled {sorted(files)}"
-    return dataclasses.replace(evaluation_set, pictures=tuple(pictures), content=content)
+    return dataclasses.replace(evaluation_set, pictures=tuple(pictures), content=content, pictures_digest=None)
 
 
 def test_unreadable_pictures_are_misses_and_counted(
@@ -355,16 +355,56 @@ def test_a_member_that_a_cut_tar_lacks_is_unreadable(tmp_path: Path, model: Netw
 
 
 @pytest.mark.parametrize("name", ["../../../escaped", "/etc/passwd", "..", "a b\n<i>", "x" * 300, ".hidden"])
-def test_a_sets_name_stays_in_its_folder(tmp_path: Path, name: str) -> None:
-    emoji = dataclasses.replace(openmoji(tmp_path / "openmoji", 12), name=name)
-    written = index.index_set(str(tmp_path / "root"), emoji)
-    folder = Path(storage.local_path(written.shards.uri)).resolve()
-    assert folder.parent.parent.parent == (tmp_path / "root" / "evaluation").resolve()
-    assert (folder / "part-00000" / "00000.parquet").exists()
+def test_a_sets_name_is_in_no_path(tmp_path: Path, model: NetworkConfig, seen: list[str], name: str) -> None:
+    emoji = openmoji(tmp_path / "openmoji", 12)
+    first = score(settings_at(tmp_path), [Candidate("one", model)], [emoji], CONFIG)[0]
+    files = sorted(tmp_path.rglob("*"))
+    seen.clear()
+    renamed = dataclasses.replace(emoji, name=name)
+    again = score(settings_at(tmp_path), [Candidate("one", model)], [renamed], CONFIG)[0]
+    assert (seen, sorted(tmp_path.rglob("*"))) == ([], files)
+    assert values(again) == values(first)
 
 
-def test_names_that_look_alike_are_told_apart() -> None:
-    assert len({index.folder_name(name) for name in ("a/b", "a b", "a_b", "/a/b")}) == 4
+def test_only_what_changed_is_embedded(tmp_path: Path, model: NetworkConfig, seen: list[str]) -> None:
+    emoji = openmoji(tmp_path / "openmoji", 12)
+    one = [Candidate("one", model)]
+    score(settings_at(tmp_path), one, [emoji], CONFIG)
+    seen.clear()
+    changed = dataclasses.replace(emoji, captions=tuple(f"{text}!" for text in emoji.captions), content="captions")
+    score(settings_at(tmp_path), one, [changed], CONFIG)
+    assert seen == list(changed.captions)
+    seen.clear()
+    group = dataclasses.replace(emoji.labels["group"], templates=("{}?",))
+    changed = dataclasses.replace(changed, labels={**emoji.labels, "group": group}, content="templates")
+    score(settings_at(tmp_path), one, [changed], CONFIG)
+    assert seen == [f"{name}?" for name in group.classes]
+    seen.clear()
+    other = dataclasses.replace(
+        changed, pictures=changed.pictures[::-1], pictures_digest="reversed", content="pictures"
+    )
+    score(settings_at(tmp_path), one, [other], CONFIG)
+    assert seen == ["picture"] * 12
+
+
+def test_pictures_that_only_this_process_reaches_are_told(
+    tmp_path: Path, model: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster whose nodes share no disk."""
+    emoji = openmoji(tmp_path / "openmoji", 12)
+
+    def absent(place: PicturePlace) -> Image.Image:
+        raise Unreadable(MISSING)
+
+    def reached(evaluation_set: EvaluationSet, unreadable: dict[int, str]) -> list[int]:
+        with monkeypatch.context() as here:
+            here.setattr(embed, "picture_at", picture_at)
+            return readable_now(evaluation_set, unreadable)
+
+    monkeypatch.setattr(embed, "picture_at", absent)
+    monkeypatch.setattr(scoring, "readable_now", reached)
+    with pytest.raises(EvaluationSetError, match=r"12 of 12 pictures.*not for the workers.*the same path"):
+        score(settings_at(tmp_path), [Candidate("one", model)], [emoji], CONFIG)
 
 
 def test_captions_of_any_order_number_and_letters(tmp_path: Path, model: NetworkConfig, small_shards: None) -> None:

@@ -1,4 +1,4 @@
-"""The stage `embed`: float32 embeddings of an evaluation set's pictures and captions, or of classes, by one model.
+"""The stage `embed`: float32 embeddings of an evaluation set's pictures, of captions or of classes, by one model.
 
     00000.parquet           row, status, error, embedding     error says why a picture has none, but zeros
     00000.texts.parquet     item, embedding                   of a class: the normalised mean of its texts
@@ -8,7 +8,7 @@ Templates, metrics and intervals are no part of the identity: they re-use what i
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from veclip_core.captioning.describe import DECODERS
-from veclip_core.evaluation.evaluate import Embeddings
 from veclip_core.evaluation.index import TEXTS, Index, read
 from veclip_core.evaluation.opening import Unreadable, is_of_the_machine, picture_at
 from veclip_core.evaluation.sets import EvaluationSet, PicturePlace
@@ -172,28 +171,27 @@ def _column(rows_ND: np.ndarray, missing: int = 0) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
 
 
-def pictures_and_captions(embedded: ShardSet, index: Index, evaluation_set: EvaluationSet) -> Embeddings:
-    """Read from the shards of a set's index."""
+def of_pictures(embedded: ShardSet, index: Index, pictures: int) -> tuple[np.ndarray, dict[int, str]]:
+    """A row for each picture [N, D], zeros for those without, and why these have none: read from the shards of an index."""
     rows: list[int] = []
     errors: dict[int, str] = {}
-    items, pictures, texts = [], [], []
+    parts = []
     for key in index.shard_keys():
         table = read(embedded, key, "parquet")
         told = table.select(["row", "error"]).to_pylist()
         good = [row["row"] for row in told if row["error"] is None]
         rows += good
         errors |= {row["row"]: row["error"] for row in told if row["error"] is not None}
-        pictures.append(_rows_of(table)[: len(good)])  # the others stand behind
-        table = read(embedded, key, TEXTS)
-        items.append(table["item"].to_numpy())
-        texts.append(_rows_of(table))
-    picture_ND = _placed(np.array(rows, np.int64), pictures, len(evaluation_set))
-    caption_MD = _placed(np.concatenate(items), texts, len(evaluation_set.captions))
-    return Embeddings(picture_ND, caption_MD, {}, dict(sorted(errors.items())))
+        parts.append(_rows_of(table)[: len(good)])  # the others stand behind
+    there = [part for part in parts if len(part)]
+    picture_ND = np.zeros((pictures, there[0].shape[1] if there else 1), np.float32)
+    if there:
+        picture_ND[rows] = np.concatenate(there)
+    return picture_ND, dict(sorted(errors.items()))
 
 
-def of_classes(embedded: ShardSet, index: Index) -> np.ndarray:
-    """One row a class [C, D], read from the shards of an index of classes."""
+def of_texts(embedded: ShardSet, index: Index) -> np.ndarray:
+    """One row a caption or class [M, D], read from the shards of an index of them."""
     return np.concatenate([_rows_of(read(embedded, key, TEXTS)) for key in index.shard_keys()])
 
 
@@ -202,15 +200,6 @@ def _rows_of(table: pa.Table) -> np.ndarray:
     column = table["embedding"].combine_chunks()
     values: np.ndarray = column.flatten().to_numpy()
     return values.reshape(-1, column.type.list_size)
-
-
-def _placed(rows: np.ndarray, parts: Iterable[np.ndarray], count: int) -> np.ndarray:
-    """Rows at their places; zeros where there is none."""
-    there = [part for part in parts if len(part)]
-    placed = np.zeros((count, there[0].shape[1] if there else 1), np.float32)
-    if there:
-        placed[rows] = np.concatenate(there)
-    return placed
 
 
 def readable_now(evaluation_set: EvaluationSet, unreadable: Mapping[int, str]) -> list[int]:

@@ -82,6 +82,9 @@ class EvaluationSet:
     """By split: a mask over pictures. "all" is always there."""
     content: str
     """Digest of the pictures, captions, labels and splits."""
+    pictures_digest: str | None = None
+    """Of the pictures' own content, in order: by it their embeddings are found, whatever the set is called and its texts are. None:
+    `content` stands for it."""
     right_M: np.ndarray | None = None
     """Of a choice among each picture's captions, as in SugarCrepe: which are right. None: all are."""
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -175,6 +178,7 @@ def read_openmoji(folder: Path) -> EvaluationSet:
         labels={label: Labelling.of_names([row[label] for row in rows]) for label in ("group", "subgroup")},
         splits={split: mask for split, mask in splits.items() if mask.any()},
         content=digest_of([[row[column] for column in ITEM_COLUMNS if column != "file"] for row in rows]),
+        pictures_digest=digest_of([row["sha256"] for row in rows]),
     )
 
 
