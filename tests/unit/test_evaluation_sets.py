@@ -70,7 +70,9 @@ def test_the_first_captions_are_taken_and_the_others_counted(tmp_path: Path, cac
     cut = set_specs.open_set("coco", cache, told)
     assert texts_of(cut)[:4] == [own[:5] for own in captions(4, (5, 4, 6, 7))]
     assert cut.notes == {"captions_left_out": 3 * N // 4, "pictures_with_fewer_captions": N // 4}
-    assert cut.content != set_specs.open_set("all", cache, told).content
+    whole = set_specs.open_set("all", cache, told)
+    assert cut.content != whole.content
+    assert cut.pictures_digest == whole.pictures_digest is not None, "the pictures are embedded once"
 
 
 def test_pictures_may_lie_elsewhere_and_flat(tmp_path: Path, cache: Path) -> None:
@@ -123,6 +125,7 @@ def test_sugar_crepe_as_clip_benchmark_exports_it(tmp_path: Path, cache: Path) -
     assert by_name.right_M is not None
     assert by_name.right_M.tolist() == [True, False] * N
     assert by_name.content == told.content != plain.content
+    assert by_name.pictures_digest == plain.pictures_digest
     assert plain.right_M is None
 
 

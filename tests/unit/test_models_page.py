@@ -222,15 +222,15 @@ def test_classes_are_shown_right_and_wrong(emoji: list[Evaluation]) -> None:
     for example in picked.examples:
         for answer_, evaluation in zip(example.answers, emoji, strict=True):
             assert len(answer_.rows) == 5
-            assert answer_.rank == evaluation.ranks.classes["subgroup"][example.query]
+            assert answer_.rank == evaluation.ranks.classes["subgroup"].rank_Q[example.query]
             assert (answer_.rows[0] == target_N[example.query]) == answer_.right[0] == (answer_.rank == 1)
 
 
 def test_choices_are_shown_right_and_wrong(coco: list[Evaluation]) -> None:
     evaluation_set = coco[1].evaluation_set
     right_M = np.arange(len(evaluation_set.captions)) % 5 == 0
-    selected_N = selected(coco[1].pictures_ND, coco[1].captions_MD, evaluation_set.caption_picture_M, right_M)
-    ranks = replace(coco[1].ranks, selected_N=selected_N)
+    found = selected(coco[1].pictures_ND, coco[1].captions_MD, evaluation_set.caption_picture_M, right_M)
+    ranks = replace(coco[1].ranks, selected=found)
     choices = replace(coco[1], evaluation_set=replace(evaluation_set, right_M=right_M), ranks=ranks)
     picked = retrieval_examples(choices, each=3)
     assert set(picked.counts) == {"choice"}
@@ -327,10 +327,49 @@ def test_models_that_differ_are_told_apart(emoji: list[Evaluation], tmp_path: Pa
     write_models_page(by_seed, tmp_path, title="Seeds", howto=HOWTO)
 
 
+def with_templates(results: dict[str, Any], templates: list[str]) -> dict[str, Any]:
+    """As if evaluated by other templates in the configuration; each set took them."""
+    results["config"]["templates"] = templates
+    for of_set in results["sets"].values():
+        of_set["templates"] = dict.fromkeys(of_set["templates"], templates)
+    return results
+
+
+def test_templates_are_told_and_compared_where_a_set_took_them(tmp_path: Path, emoji: list[Evaluation]) -> None:
+    """ImageNet has 80 of its own: those of the configuration are nothing to it."""
+    evaluation_set = emoji[0].evaluation_set
+    own = ("a rare {}.", "one of many {}")
+    labels = {
+        "group": replace(evaluation_set.labels["group"], templates=own),
+        "subgroup": evaluation_set.labels["subgroup"],
+    }
+    mixed = plain(compare(evaluated(replace(evaluation_set, name="mixed", labels=labels), {"clip": 0.2})))
+    assert mixed["sets"]["mixed"]["templates"] == {"group": list(own), "subgroup": list(CONFIG.templates)}
+    text = write_models_page(mixed, tmp_path, title="Templates", howto=HOWTO).read_text()
+    assert "<bdi>group</bdi> (2): a rare {}. | one of many {}" in text
+    assert "<bdi>subgroup</bdi> (6): {} | a drawing of a {}" in text
+
+    labels = {"group": labels["group"]}
+    alone = plain(compare(evaluated(replace(evaluation_set, name="own", labels=labels), {"clip": 0.2})))
+    alone["config"]["templates"] = ["an unused {}"]
+    both = merge_results({"a": alone, "b": mixed})
+    assert list(both["sets"]) == ["own", "mixed"]
+    assert both["config"]["templates"] == mixed["config"]["templates"]
+    other = with_templates(copy.deepcopy(mixed), ["another {}"])
+    other["sets"] = {"other": other["sets"]["mixed"]}
+    with pytest.raises(ResultsError, match="scored in different ways, by templates"):
+        merge_results({"a": alone, "b": mixed, "c": other})
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda r: r["config"].update(draws=17, templates=["{}"]), "scored in different ways, by draws, templates"),
+        (lambda r: with_templates(r, ["{}"])["config"].update(draws=17), "scored in different ways, by draws, templates"),
+        (
+            lambda r: r["sets"]["openmoji"]["templates"].update(group=["an old {}"]),
+            "the classes of openmoji were embedded by other templates in b than in a",
+        ),
+        (lambda r: r["sets"]["openmoji"].pop("templates"), "an older version: it lacks the templates of openmoji"),
         (lambda r: r["sets"]["openmoji"].update(content="else"), "the set openmoji of a has another content"),
         (lambda r: r.pop("headline"), "b is not the results of an evaluation, or those of an older version: it lacks headline"),
     ],

@@ -1,5 +1,6 @@
 """Retrieval against CLIP_benchmark and against a naive computation."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from veclip_core.evaluation.retrieval import (
     chance_rank_percent,
     chance_recall,
     rank_percent,
+    ranked,
     retrieval_ranks,
+    selected,
 )
 from veclip_core.evaluation.sets import EvaluationSetError, ragged_set, read_openmoji
 
@@ -57,8 +60,8 @@ def test_recall_equals_clip_benchmark(shape: str) -> None:
 
     ranks = retrieval_ranks(pictures, captions, owner, cells=37 * len(owner))
     for k in (1, 5, 10):
-        assert (ranks.i2t_N <= k).mean() == pytest.approx(expected[f"text_retrieval_recall@{k}"], abs=1e-6)
-        assert (ranks.t2i_M <= k).mean() == pytest.approx(expected[f"image_retrieval_recall@{k}"], abs=1e-6)
+        assert ranks.i2t.within(k).mean() == pytest.approx(expected[f"text_retrieval_recall@{k}"], abs=1e-6)
+        assert ranks.t2i.within(k).mean() == pytest.approx(expected[f"image_retrieval_recall@{k}"], abs=1e-6)
     assert 0.05 < expected["text_retrieval_recall@10"] < 0.95
 
 
@@ -69,15 +72,46 @@ def test_ranks_equal_a_full_sort(shape: str) -> None:
     i2t = [1 + min(np.flatnonzero(owner[np.argsort(-row)] == n)) for n, row in enumerate(scores)]
     t2i = [1 + np.flatnonzero(np.argsort(-row) == owner[m])[0] for m, row in enumerate(scores.T)]
     ranks = retrieval_ranks(pictures, captions, owner, cells=50 * len(owner))
-    np.testing.assert_array_equal(ranks.i2t_N, i2t)
-    np.testing.assert_array_equal(ranks.t2i_M, t2i)
+    np.testing.assert_array_equal(ranks.i2t.rank_Q, i2t)
+    np.testing.assert_array_equal(ranks.t2i.rank_Q, t2i)
 
 
-def test_a_model_that_gives_one_score_to_all_has_the_rank_of_chance_and_no_recall() -> None:
-    same = np.ones((41, 4), dtype=np.float32) / 2
-    ranks = retrieval_ranks(same, same, np.arange(41))
-    assert set(ranks.i2t_N) == {21.0}
-    assert rank_percent(ranks.t2i_M, 41).mean() == 50
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_model_that_gives_one_score_to_all_has_what_chance_gives(shape: str) -> None:
+    owner = np.repeat(np.arange(len(SHAPES[shape])), SHAPES[shape])
+    rows = [np.full((count, 4), 0.5, np.float32) for count in (len(SHAPES[shape]), len(owner))]
+    found = retrieval_ranks(*rows, owner)
+    texts = [[f"{n} {m}" for m in np.flatnonzero(owner == n)] for n in range(len(rows[0]))]
+    evaluation_set = ragged_set("same", [Path(f"{n}.jpg") for n in range(len(texts))], texts, content="x")
+    expected = chance(evaluation_set, "all")
+    for metric, statistic in metric_statistics(Ranks(found.i2t, found.t2i, {}), evaluation_set).items():
+        if metric != "i2t_median_rank" or shape == "one":  # the median of a mean rank is not that of ranks
+            assert statistic(np.ones((1, len(texts))))[0] == pytest.approx(expected[metric], rel=1e-9), metric
+
+
+def test_ties_count_as_every_order_of_them_does_on_average() -> None:
+    """The scores are small numbers: of each query, every order of its gallery that sorts them is enumerated."""
+    generator = np.random.default_rng(8)
+    for right, wrong in itertools.product((1, 2, 3), (1, 2, 3, 4)):
+        scores = generator.integers(0, 3, size=(1, right + wrong)).astype(np.float32)
+        found = ranked(np.ones((1, 1), np.float32), scores.T, np.zeros(1, int), np.repeat([0, 1], [right, wrong]))
+        orders = [
+            order
+            for order in itertools.permutations(range(right + wrong))
+            if (np.diff(scores[0, list(order)]) <= 0).all()
+        ]
+        best = np.array([1 + min(order.index(item) for item in range(right)) for order in orders])
+        assert found.rank_Q[0] == pytest.approx(best.mean(), rel=1e-12)
+        for k in range(1, right + wrong + 3):
+            assert found.within(k)[0] == pytest.approx((best <= k).mean(), abs=1e-12)
+
+
+def test_a_choice_between_equal_captions_is_as_good_as_chance() -> None:
+    picture, other = np.array([[1.0, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32)
+    captions = np.concatenate([picture, other, picture, picture, other, picture])
+    found = selected(np.concatenate([picture] * 3), captions, np.repeat([0, 1, 2], 2), np.array([1, 0] * 3))
+    np.testing.assert_array_equal(found.within(1), [1, 0.5, 0])
+    np.testing.assert_array_equal(found.rank_Q, [1, 1.5, 2])
 
 
 def test_embeddings_that_are_not_finite_are_refused() -> None:
@@ -94,10 +128,10 @@ def test_ranks_do_not_depend_on_how_many_at_a_time(cells: int) -> None:
     pictures, captions = (np.round(rows * 4).astype(np.float32) for rows in (pictures, captions))
     shuffled = np.random.default_rng(0).permutation(len(owner))
     whole = retrieval_ranks(pictures, captions, owner)
-    assert (whole.i2t_N % 1 == 0.5).any()
+    assert (whole.i2t.rank_Q % 1 == 0.5).any()
     found = retrieval_ranks(pictures, captions[shuffled], owner[shuffled], cells=cells)
-    np.testing.assert_array_equal(found.i2t_N, whole.i2t_N)
-    np.testing.assert_array_equal(found.t2i_M, whole.t2i_M[shuffled])
+    np.testing.assert_array_equal(found.i2t.rank_Q, whole.i2t.rank_Q)
+    np.testing.assert_array_equal(found.t2i.rank_Q, whole.t2i.rank_Q[shuffled])
 
 
 def test_what_cannot_be_read_is_last_and_before_nothing() -> None:
@@ -108,10 +142,10 @@ def test_what_cannot_be_read_is_last_and_before_nothing() -> None:
     ranks = retrieval_ranks(pictures, captions, owner, unreadable=bad)
     scores[bad] = -np.inf
     lost = np.isin(owner, bad)
-    assert set(ranks.i2t_N[bad]) == {float(len(owner))}
-    assert set(ranks.t2i_M[lost]) == {150.0}
+    assert set(ranks.i2t.rank_Q[bad]) == {float(len(owner))}
+    assert set(ranks.t2i.rank_Q[lost]) == {150.0}
     t2i = 1 + (scores > scores[owner, np.arange(len(owner))]).sum(0)
-    np.testing.assert_array_equal(ranks.t2i_M[~lost], t2i[~lost])
+    np.testing.assert_array_equal(ranks.t2i.rank_Q[~lost], t2i[~lost])
 
 
 def test_chance_is_what_random_orders_give() -> None:
@@ -130,14 +164,14 @@ def test_metrics_with_several_captions_are_means_over_queries() -> None:
     texts = [[f"{n} {m}" for m in np.flatnonzero(owner == n)] for n in range(len(pictures))]
     evaluation_set = ragged_set("coco", [Path(f"{n}.jpg") for n in range(len(pictures))], texts, content="x")
     found = retrieval_ranks(pictures, captions, owner)
-    statistics = metric_statistics(Ranks(found.i2t_N, found.t2i_M, {}), evaluation_set)
+    statistics = metric_statistics(Ranks(found.i2t, found.t2i, {}), evaluation_set)
     values = {metric: statistic(np.ones((1, len(pictures))))[0] for metric, statistic in statistics.items()}
-    assert values["t2i_r@5"] == pytest.approx(100 * (found.t2i_M <= 5).mean())
-    assert values["i2t_mean_rank"] == pytest.approx((100 * (found.i2t_N - 1) / (len(owner) - 1)).mean())
+    assert values["t2i_r@5"] == pytest.approx(100 * found.t2i.within(5).mean())
+    assert values["i2t_mean_rank"] == pytest.approx((100 * (found.i2t.rank_Q - 1) / (len(owner) - 1)).mean())
     six = [values[f"{way}_r@{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)]
     assert values["mean_recall"] == pytest.approx(np.mean(six))
-    assert values["i2t_median_rank"] == np.median(found.i2t_N)
-    assert values["t2i_median_rank"] == np.median(found.t2i_M)
+    assert values["i2t_median_rank"] == np.median(found.i2t.rank_Q)
+    assert values["t2i_median_rank"] == np.median(found.t2i.rank_Q)
     assert chance(evaluation_set, "all").keys() == values.keys()
 
 

@@ -1,6 +1,7 @@
 """Embedding once and scoring often: what is re-used, what is resumed, and pictures that can't be read."""
 
 import dataclasses
+import errno
 import io
 import os
 import signal
@@ -20,11 +21,15 @@ from tests.unit.clip_models import write_huggingface_clip, write_open_clip
 from tests.unit.evaluation_world import openmoji
 from tests.unit.saved_checkpoints import write_checkpoint
 from veclip_core import storage
-from veclip_core.evaluation import index
+from veclip_core.evaluation import embed, index
+from veclip_core.evaluation.embed import embed_pictures, readable_now
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig, compare, evaluate
+from veclip_core.evaluation.opening import MISSING, Unreadable, picture_at
+from veclip_core.evaluation.report import shown_examples
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError, Labelling, PicturePlace
 from veclip_core.networks import NetworkConfig, network_config, open_network
-from veclip_core.pipeline import scoring
+from veclip_core.pipeline import models_evaluation, scoring
+from veclip_core.pipeline.models import Model
 from veclip_core.pipeline.scoring import Candidate, score
 from veclip_core.settings import Settings
 from veclip_core.stage import StageFailed
@@ -175,9 +180,32 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def tiff_with_offset(kind: int, offset: bytes) -> bytes:
+    """A TIFF whose pixels lie where a number of another kind says: Pillow's parser takes it as it comes."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "TIFF")
+    content = bytearray(file.getvalue())
+    first = int.from_bytes(content[4:8], "little")
+    for at in range(first + 2, first + 2 + 12 * int.from_bytes(content[first : first + 2], "little"), 12):
+        if content[at : at + 2] == struct.pack("<H", 273):
+            content[at + 2 : at + 12] = struct.pack("<HII", kind, 1, len(content))
+    return bytes(content) + offset
+
+
+OVERFLOWING = tiff_with_offset(16, b"\xff" * 8)
+FLOATING = tiff_with_offset(12, struct.pack("<d", 8))
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 9 9 rectfill\n%%EOF\n"
+
+
 def long_picture() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (1, 5_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+def jpeg(width: int = 20) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, 12), "red").save(file, "JPEG")
     return file.getvalue()
 
 
@@ -188,7 +216,7 @@ def spoiled(evaluation_set: EvaluationSet, folder: Path, files: dict[int, bytes]
         (folder / f"spoiled-{row}").write_bytes(content)
         pictures[row] = PicturePlace(str(folder / f"spoiled-{row}"))
     content = f"{evaluation_set.content}, spoiled {sorted(files)}"
-    return dataclasses.replace(evaluation_set, pictures=tuple(pictures), content=content)
+    return dataclasses.replace(evaluation_set, pictures=tuple(pictures), content=content, pictures_digest=None)
 
 
 def test_unreadable_pictures_are_misses_and_counted(
@@ -203,20 +231,98 @@ def test_unreadable_pictures_are_misses_and_counted(
         for one in (five, classes, spoiled(five, tmp_path, files), spoiled(classes, tmp_path, files))
     ]
     whole, whole_classes, broken, broken_classes = (evaluation.ranks for evaluation in found)
-    assert set(broken.i2t_N[bad]) == {200.0}
-    assert set(broken.t2i_M[np.isin(five.caption_picture_M, bad)]) == {40.0}
-    assert set(broken_classes.classes["class"][bad]) == {float(len(CLASSES))}
+    assert set(broken.i2t.rank_Q[bad]) == {200.0}
+    assert set(broken.t2i.rank_Q[np.isin(five.caption_picture_M, bad)]) == {40.0}
+    assert set(broken_classes.classes["class"].rank_Q[bad]) == {float(len(CLASSES))}
     good = np.delete(np.arange(40), bad)
-    np.testing.assert_array_equal(broken.i2t_N[good], whole.i2t_N[good])
-    np.testing.assert_array_equal(broken_classes.classes["class"][good], whole_classes.classes["class"][good])
+    np.testing.assert_array_equal(broken.i2t.rank_Q[good], whole.i2t.rank_Q[good])
+    np.testing.assert_array_equal(
+        broken_classes.classes["class"].rank_Q[good], whole_classes.classes["class"].rank_Q[good]
+    )
     others = ~np.isin(five.caption_picture_M, bad)
-    assert (broken.t2i_M[others] <= whole.t2i_M[others]).all(), "what can't be read stands before nothing"
+    assert (broken.t2i.rank_Q[others] <= whole.t2i.rank_Q[others]).all(), "what can't be read stands before nothing"
     assert compare(found[2:3])["sets"]["five"]["notes"]["unreadable"] == 4
     assert found[3].metric("zeroshot_top1_class") < 100 * 36 / 40
 
     seen.clear()
     score(settings_at(tmp_path), [Candidate("one", model)], [spoiled(five, tmp_path, files)], CONFIG)
     assert seen == [], "they are looked at again, and nothing is embedded"
+
+
+class NoRoom(OSError):
+    """As of a full disk."""
+
+    errno = errno.ENOSPC
+
+
+def test_one_picture_that_no_parser_can_take_ends_nothing(model: NetworkConfig, tmp_path: Path) -> None:
+    network = open_network(model)
+    places = {}
+    for row, content in enumerate((OVERFLOWING, FLOATING, EPS, jpeg())):
+        (tmp_path / f"{row}.jpg").write_bytes(content)
+        places[row] = PicturePlace(str(tmp_path / f"{row}.jpg"))
+    embedded, errors = embed_pictures(places, network)
+    assert list(embedded) == [3]
+    assert errors == {0: "undecodable", 1: "undecodable", 2: "undecodable"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "ends"),
+    [(ZeroDivisionError(), False), (OSError("x"), False), (MemoryError(), True), (NoRoom("disk"), True)],
+)
+def test_a_preprocessing_that_raises_costs_its_picture_but_not_where_the_machine_is_out_of_room(
+    model: NetworkConfig, tmp_path: Path, raised: Exception, ends: bool
+) -> None:
+    network = open_network(model)
+    preprocess = network.preprocess
+
+    def fails(picture: Image.Image) -> object:
+        if picture.width == 7:
+            raise raised
+        return preprocess(picture)
+
+    network.preprocess = fails  # type: ignore[method-assign, assignment]
+    for row, width in enumerate((7, 9)):
+        (tmp_path / str(row)).write_bytes(jpeg(width))
+    places = {row: PicturePlace(str(tmp_path / str(row))) for row in range(2)}
+    if ends:
+        with pytest.raises(type(raised)):
+            embed_pictures(places, network)
+        return
+    embedded, errors = embed_pictures(places, network)
+    assert (list(embedded), errors) == ([1], {0: "not_preprocessed"})
+    five = write_set(tmp_path / "five", 12, retrieval=True)
+    assert readable_now(five, {0: "not_preprocessed", 1: "missing"}) == [1]
+
+
+@pytest.mark.parametrize("content", [OVERFLOWING, FLOATING, EPS, bomb(), b""])
+def test_the_page_opens_no_more_than_the_model_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    def started(*args: object, **options: object) -> None:
+        raise AssertionError("Ghostscript")
+
+    monkeypatch.setattr(subprocess, "check_call", started)
+    broken = spoiled(openmoji(tmp_path / "openmoji", 12), tmp_path, {3: content})
+    with pytest.raises(Unreadable):
+        broken.open_picture(3)
+    assert shown_examples._seen(broken, 3).startswith("data:image/webp")
+
+
+def test_results_are_kept_where_the_page_cannot_be_drawn(
+    tmp_path: Path, model: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr(models_evaluation, "write_models_page", fails)
+    five = write_set(tmp_path / "five", 12, retrieval=True)
+    asked = models_evaluation.Asked(
+        [Model(Candidate("one", model), "told")], [five], "mine", "Mine", ["veclip"], CONFIG
+    )
+    with pytest.raises(RuntimeError, match="no page"):
+        models_evaluation.evaluate_models(settings_at(tmp_path), asked)
+    assert storage.read_json(str(tmp_path / "root" / "reports" / "mine.json"))["models"] == ["one"]
 
 
 def test_too_many_unreadable_pictures_are_an_error_until_they_are_mended(
@@ -249,16 +355,56 @@ def test_a_member_that_a_cut_tar_lacks_is_unreadable(tmp_path: Path, model: Netw
 
 
 @pytest.mark.parametrize("name", ["../../../escaped", "/etc/passwd", "..", "a b\n<i>", "x" * 300, ".hidden"])
-def test_a_sets_name_stays_in_its_folder(tmp_path: Path, name: str) -> None:
-    emoji = dataclasses.replace(openmoji(tmp_path / "openmoji", 12), name=name)
-    written = index.index_set(str(tmp_path / "root"), emoji)
-    folder = Path(storage.local_path(written.shards.uri)).resolve()
-    assert folder.parent.parent.parent == (tmp_path / "root" / "evaluation").resolve()
-    assert (folder / "part-00000" / "00000.parquet").exists()
+def test_a_sets_name_is_in_no_path(tmp_path: Path, model: NetworkConfig, seen: list[str], name: str) -> None:
+    emoji = openmoji(tmp_path / "openmoji", 12)
+    first = score(settings_at(tmp_path), [Candidate("one", model)], [emoji], CONFIG)[0]
+    files = sorted(tmp_path.rglob("*"))
+    seen.clear()
+    renamed = dataclasses.replace(emoji, name=name)
+    again = score(settings_at(tmp_path), [Candidate("one", model)], [renamed], CONFIG)[0]
+    assert (seen, sorted(tmp_path.rglob("*"))) == ([], files)
+    assert values(again) == values(first)
 
 
-def test_names_that_look_alike_are_told_apart() -> None:
-    assert len({index.folder_name(name) for name in ("a/b", "a b", "a_b", "/a/b")}) == 4
+def test_only_what_changed_is_embedded(tmp_path: Path, model: NetworkConfig, seen: list[str]) -> None:
+    emoji = openmoji(tmp_path / "openmoji", 12)
+    one = [Candidate("one", model)]
+    score(settings_at(tmp_path), one, [emoji], CONFIG)
+    seen.clear()
+    changed = dataclasses.replace(emoji, captions=tuple(f"{text}!" for text in emoji.captions), content="captions")
+    score(settings_at(tmp_path), one, [changed], CONFIG)
+    assert seen == list(changed.captions)
+    seen.clear()
+    group = dataclasses.replace(emoji.labels["group"], templates=("{}?",))
+    changed = dataclasses.replace(changed, labels={**emoji.labels, "group": group}, content="templates")
+    score(settings_at(tmp_path), one, [changed], CONFIG)
+    assert seen == [f"{name}?" for name in group.classes]
+    seen.clear()
+    other = dataclasses.replace(
+        changed, pictures=changed.pictures[::-1], pictures_digest="reversed", content="pictures"
+    )
+    score(settings_at(tmp_path), one, [other], CONFIG)
+    assert seen == ["picture"] * 12
+
+
+def test_pictures_that_only_this_process_reaches_are_told(
+    tmp_path: Path, model: NetworkConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster whose nodes share no disk."""
+    emoji = openmoji(tmp_path / "openmoji", 12)
+
+    def absent(place: PicturePlace) -> Image.Image:
+        raise Unreadable(MISSING)
+
+    def reached(evaluation_set: EvaluationSet, unreadable: dict[int, str]) -> list[int]:
+        with monkeypatch.context() as here:
+            here.setattr(embed, "picture_at", picture_at)
+            return readable_now(evaluation_set, unreadable)
+
+    monkeypatch.setattr(embed, "picture_at", absent)
+    monkeypatch.setattr(scoring, "readable_now", reached)
+    with pytest.raises(EvaluationSetError, match=r"12 of 12 pictures.*not for the workers.*the same path"):
+        score(settings_at(tmp_path), [Candidate("one", model)], [emoji], CONFIG)
 
 
 def test_captions_of_any_order_number_and_letters(tmp_path: Path, model: NetworkConfig, small_shards: None) -> None:
@@ -315,7 +461,7 @@ def test_a_set_of_choices_and_one_of_classes_are_compared_by_what_they_have(
     pictures_ND, captions_MD = found[0].pictures_ND, found[0].captions_MD
     own_N2 = np.einsum("nd,nkd->nk", pictures_ND, captions_MD.reshape(20, 2, -1))
     assert found[0].metric("selection_accuracy") == pytest.approx(100 * (own_N2[:, 0] > own_N2[:, 1]).mean())
-    hit_N = found[2].ranks.classes["kind"] <= 1
+    hit_N = found[2].ranks.classes["kind"].within(1)
     by_class = [hit_N[target_N == label].mean() for label in range(3)]
     assert found[2].metric("zeroshot_per_class_kind") == pytest.approx(100 * np.mean(by_class))
     told = compare(found, baseline="one")

@@ -8,6 +8,7 @@ import torch
 
 from tests.unit.evaluation_world import unit_rows
 from veclip_core.evaluation.metrics import Ranks, metric_statistics
+from veclip_core.evaluation.retrieval import Ranked
 from veclip_core.evaluation.sets import ragged_set
 from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, class_embeddings, class_ranks, readable
 
@@ -32,7 +33,7 @@ def test_accuracies_equal_sklearn_and_clip_benchmark(world: tuple[np.ndarray, np
     evaluation_set = ragged_set(
         "set", files, [[str(n)] for n in range(len(target))], labels={"kind": names}, content="x"
     )
-    queries = np.ones(len(target))
+    queries = Ranked.last(len(target), len(target))
     ranks = Ranks(queries, queries, {"kind": class_ranks(pictures, classes, target)})
     statistics = metric_statistics(ranks, evaluation_set)
     value = {metric: statistic(np.ones((1, len(target))))[0] / 100 for metric, statistic in statistics.items()}
@@ -46,6 +47,32 @@ def test_accuracies_equal_sklearn_and_clip_benchmark(world: tuple[np.ndarray, np
     assert value["zeroshot_top1_kind"] == pytest.approx(top1, abs=1e-6)
     assert value["zeroshot_top5_kind"] == pytest.approx(top5, abs=1e-6)
     assert 0.2 < top1 < 0.95
+
+
+def test_of_classes_with_the_same_text_either_may_be_meant(world: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """As of ImageNet's `missile` and `sunglasses`: CLIP_benchmark's sort keeps one of the two, whichever; we count both by half."""
+    from clip_benchmark.metrics.zeroshot_classification import accuracy
+
+    pictures, classes, target = world
+    twins = [5, 11]
+    classes = classes.copy()
+    classes[11] = classes[5]
+    scores, twin = torch.tensor(pictures @ classes.T), np.isin(target, twins)
+    found = class_ranks(pictures, classes, target)
+    assert (found.tied_wrong_Q[twin] == 1).all()
+    for k in (1, 5):
+        # Its sort may keep either: all of one, or all of the other.
+        kept = []
+        for first in (5, 11):
+            told = scores.clone()
+            told[:, [twin for twin in twins if twin != first]] -= 1e-6
+            kept.append(accuracy(told, torch.tensor(target), topk=(k,))[0])
+        low, high = min(kept), max(kept)
+        assert low < found.within(k).mean() < high
+        assert found.within(k).mean() == pytest.approx((low + high) / 2, abs=2e-3)
+        assert low - 1e-6 <= accuracy(scores, torch.tensor(target), topk=(k,))[0] <= high + 1e-6
+        alone = accuracy(scores[~twin], torch.tensor(target[~twin]), topk=(k,))[0]
+        assert found.within(k)[~twin].mean() == pytest.approx(alone, abs=1e-6 if k == 1 else 0.01)
 
 
 def test_class_embeddings_equal_clip_benchmark() -> None:

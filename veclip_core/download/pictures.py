@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What Pillow may open. Never all it knows: EPS alone would start Ghostscript on a stranger's file."""
 
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+BROKEN = (
+    OSError, ValueError, ArithmeticError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error,
+)  # fmt: skip
 """What Pillow's parsers raise on broken files."""
 
 ResizeMode = Literal["keep_ratio_largest", "keep_ratio", "center_crop", "border", "no"]

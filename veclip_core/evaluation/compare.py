@@ -119,6 +119,10 @@ def _describe(group: "Sequence[Evaluation]") -> dict[str, Any]:
         "captions_per_picture": [int(captions_N.min()), int(captions_N.max())],
         "splits": {split: int(mask.sum()) for split, mask in evaluation_set.splits.items()},
         "classes": {label: len(labelling.classes) for label, labelling in evaluation_set.labels.items()},
+        "templates": {
+            label: list(labelling.templates_or(group[0].config.templates))
+            for label, labelling in evaluation_set.labels.items()
+        },
         "content": evaluation_set.content,
         "notes": {**evaluation_set.notes, "unreadable": unreadable},
     }
@@ -188,9 +192,9 @@ def _method(config: "EvaluationConfig") -> dict[str, str]:
         "differences": "model minus baseline, paired by picture and seed; resolved where the interval excludes 0",
         "splits": "queries are those of the split, the gallery and the classes are the whole set",
         "mean_recall": "the mean of R@1, R@5 and R@10, image to text and text to image",
-        "mean_rank": "share of the gallery that stands before the right match, percent; 0 is best, 50 is chance; ties take the "
-        "middle",
+        "mean_rank": "share of the gallery that stands before the right match, percent; 0 is best, 50 is chance; equal "
+        "scores, such as those of texts that are the same, count as a random order of them does on average",
         "median_rank": "the rank of the right match that half of the queries reach; 1 is best",
         "unreadable": "a picture that can't be read is a miss: it and its captions have the last rank",
-        "zeroshot": "a class is the normalised mean of its templates: " + " | ".join(config.templates),
+        "zeroshot": "a class is the normalised mean of its templates",
     }

@@ -1,4 +1,4 @@
-"""The stage `embed`: float32 embeddings of an evaluation set's pictures and captions, or of classes, by one model.
+"""The stage `embed`: float32 embeddings of an evaluation set's pictures, of captions or of classes, by one model.
 
     00000.parquet           row, status, error, embedding     error says why a picture has none, but zeros
     00000.texts.parquet     item, embedding                   of a class: the normalised mean of its texts
@@ -6,10 +6,9 @@
 Templates, metrics and intervals are no part of the identity: they re-use what is embedded.
 """
 
-import io
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,37 +18,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from veclip_core.captioning.describe import DECODERS, MAX_BYTES, MAX_PIXELS
-from veclip_core.download.pictures import BROKEN, FORMATS
-from veclip_core.evaluation.evaluate import Embeddings
+from veclip_core.captioning.describe import DECODERS
 from veclip_core.evaluation.index import TEXTS, Index, read
+from veclip_core.evaluation.opening import Unreadable, is_of_the_machine, picture_at
 from veclip_core.evaluation.sets import EvaluationSet, PicturePlace
 from veclip_core.evaluation.zeroshot import mean_of_texts
 from veclip_core.mendable import Mendable
 from veclip_core.networks import BATCH, ClipNetwork, NetworkConfig, open_network
-from veclip_core.samples import UNDECODABLE
 from veclip_core.shards import ShardSet
 from veclip_core.stage import RowCounts, ShardTask, Work
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
-MISSING, CUT_SHORT, TOO_LARGE = "missing", "cut_short", "too_large"
-MAX_ASPECT = 100
-"""Of a picture's sides: a resized shorter side would make gigabytes of the longer one."""
+UNPREPARED = "not_preprocessed"
+"""Decoded, but the model's own preprocessing raised: it would again."""
 AHEAD = 2 * BATCH
 """Preprocessed pictures that may wait for the model: some 80 MB at 224 pixels."""
 
 
 class BadEmbeddings(Mendable):
     """A model gave what can't be ranked."""
-
-
-class Unreadable(Exception):
-    """Why a picture can't be scored: a reason fit for a row's `error`."""
 
 
 @dataclass(frozen=True)
@@ -135,39 +126,6 @@ def embed_texts(item_T: np.ndarray, texts: Sequence[str], network: ClipNetwork) 
     return mean_of_texts(item_T, np.concatenate(encoded))
 
 
-def picture_at(place: PicturePlace) -> "Image":
-    """The picture as RGB on white, as it lies in its file: the protocols of CLIP's papers turn none by its EXIF.
-
-    Raises:
-        Unreadable: with the reason.
-    """
-    from PIL import Image
-
-    from veclip_core.sources.pictures import on_white
-
-    wanted = MAX_BYTES + 1 if place.length is None else place.length
-    if wanted > MAX_BYTES + 1:
-        raise Unreadable(TOO_LARGE)
-    try:
-        data = PicturePlace(place.address, place.offset, wanted).read()
-    except OSError as error:
-        raise Unreadable(MISSING) from error
-    if len(data) > MAX_BYTES:
-        raise Unreadable(TOO_LARGE)
-    if place.length is not None and len(data) < place.length:
-        raise Unreadable(CUT_SHORT)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            long, short = max(picture.size), min(picture.size)
-            if picture.width * picture.height > MAX_PIXELS or long > MAX_ASPECT * short:
-                raise Unreadable(TOO_LARGE)
-            return on_white(picture)
-    except Image.DecompressionBombError as error:
-        raise Unreadable(TOO_LARGE) from error
-    except BROKEN as error:
-        raise Unreadable(UNDECODABLE) from error
-
-
 def _prepared_ahead(
     places: dict[int, PicturePlace], network: ClipNetwork
 ) -> "Iterator[tuple[int, torch.Tensor | str]]":
@@ -175,9 +133,16 @@ def _prepared_ahead(
 
     def prepare(place: PicturePlace) -> "torch.Tensor | str":
         try:
-            return network.preprocess(picture_at(place))
+            picture = picture_at(place)
         except Unreadable as reason:
             return str(reason)
+        try:
+            return network.preprocess(picture)
+        except Exception as error:
+            if is_of_the_machine(error):
+                raise
+            logger.warning("%s can't be preprocessed", place.address, exc_info=True)
+            return UNPREPARED
 
     with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[int, Future[Any]]] = deque()
@@ -206,28 +171,27 @@ def _column(rows_ND: np.ndarray, missing: int = 0) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
 
 
-def pictures_and_captions(embedded: ShardSet, index: Index, evaluation_set: EvaluationSet) -> Embeddings:
-    """Read from the shards of a set's index."""
+def of_pictures(embedded: ShardSet, index: Index, pictures: int) -> tuple[np.ndarray, dict[int, str]]:
+    """A row for each picture [N, D], zeros for those without, and why these have none: read from the shards of an index."""
     rows: list[int] = []
     errors: dict[int, str] = {}
-    items, pictures, texts = [], [], []
+    parts = []
     for key in index.shard_keys():
         table = read(embedded, key, "parquet")
         told = table.select(["row", "error"]).to_pylist()
         good = [row["row"] for row in told if row["error"] is None]
         rows += good
         errors |= {row["row"]: row["error"] for row in told if row["error"] is not None}
-        pictures.append(_rows_of(table)[: len(good)])  # the others stand behind
-        table = read(embedded, key, TEXTS)
-        items.append(table["item"].to_numpy())
-        texts.append(_rows_of(table))
-    picture_ND = _placed(np.array(rows, np.int64), pictures, len(evaluation_set))
-    caption_MD = _placed(np.concatenate(items), texts, len(evaluation_set.captions))
-    return Embeddings(picture_ND, caption_MD, {}, dict(sorted(errors.items())))
+        parts.append(_rows_of(table)[: len(good)])  # the others stand behind
+    there = [part for part in parts if len(part)]
+    picture_ND = np.zeros((pictures, there[0].shape[1] if there else 1), np.float32)
+    if there:
+        picture_ND[rows] = np.concatenate(there)
+    return picture_ND, dict(sorted(errors.items()))
 
 
-def of_classes(embedded: ShardSet, index: Index) -> np.ndarray:
-    """One row a class [C, D], read from the shards of an index of classes."""
+def of_texts(embedded: ShardSet, index: Index) -> np.ndarray:
+    """One row a caption or class [M, D], read from the shards of an index of them."""
     return np.concatenate([_rows_of(read(embedded, key, TEXTS)) for key in index.shard_keys()])
 
 
@@ -238,19 +202,12 @@ def _rows_of(table: pa.Table) -> np.ndarray:
     return values.reshape(-1, column.type.list_size)
 
 
-def _placed(rows: np.ndarray, parts: Iterable[np.ndarray], count: int) -> np.ndarray:
-    """Rows at their places; zeros where there is none."""
-    there = [part for part in parts if len(part)]
-    placed = np.zeros((count, there[0].shape[1] if there else 1), np.float32)
-    if there:
-        placed[rows] = np.concatenate(there)
-    return placed
-
-
-def readable_now(evaluation_set: EvaluationSet, rows: Iterable[int]) -> list[int]:
-    """Of pictures that could not be read when the set was embedded: those that can be by now."""
+def readable_now(evaluation_set: EvaluationSet, unreadable: Mapping[int, str]) -> list[int]:
+    """Of pictures that could not be read when the set was embedded, by row with the reason: those that can be by now."""
     found = []
-    for row in rows:
+    for row, why in unreadable.items():
+        if why == UNPREPARED:
+            continue
         try:
             picture_at(evaluation_set.pictures[row])
         except Unreadable:

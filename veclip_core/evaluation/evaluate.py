@@ -11,7 +11,7 @@ import numpy as np
 from veclip_core.config import Config, digest_of
 from veclip_core.evaluation.compare import compare, score_rows
 from veclip_core.evaluation.metrics import NO_RANKS, Ranks, is_retrieval, metric_statistics
-from veclip_core.evaluation.retrieval import retrieval_ranks, selected
+from veclip_core.evaluation.retrieval import Ranked, retrieval_ranks, selected
 from veclip_core.evaluation.sets import EvaluationSet
 from veclip_core.evaluation.statistics import Drawn, draw_all
 from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, class_embeddings, class_ranks
@@ -140,7 +140,7 @@ def evaluate(
     pictures_ND = in_batches(range(len(evaluation_set)), encode_rows)
     captions_MD = encode_text(list(evaluation_set.captions))
     classes = {
-        label: class_embeddings(encode_text, labelling.classes, labelling.templates or config.templates)
+        label: class_embeddings(encode_text, labelling.classes, labelling.templates_or(config.templates))
         for label, labelling in evaluation_set.labels.items()
     }
     embeddings = Embeddings(pictures_ND, captions_MD, classes)
@@ -148,20 +148,21 @@ def evaluate(
 
 
 def _ranks(embeddings: Embeddings, evaluation_set: EvaluationSet) -> Ranks:
-    unreadable = list(embeddings.unreadable)
+    unreadable = np.array(list(embeddings.unreadable), np.int64)
     pictures_ND, captions_MD, owner_M = embeddings.pictures_ND, embeddings.captions_MD, evaluation_set.caption_picture_M
-    i2t_N = t2i_M = selected_N = NO_RANKS
+    i2t = t2i = of_choice = NO_RANKS
     if is_retrieval(evaluation_set):
         found = retrieval_ranks(pictures_ND, captions_MD, owner_M, unreadable=unreadable)
-        i2t_N, t2i_M = found.i2t_N, found.t2i_M
+        i2t, t2i = found.i2t, found.t2i
     if evaluation_set.right_M is not None:
-        selected_N = selected(pictures_ND, captions_MD, owner_M, evaluation_set.right_M)
-        selected_N[unreadable] = False
+        of_choice = selected(pictures_ND, captions_MD, owner_M, evaluation_set.right_M)
+        before = np.maximum(np.bincount(owner_M)[unreadable] - 1, 1)
+        of_choice.put(unreadable, Ranked(before, np.zeros_like(before), np.ones_like(before)))
     classes = {}
     for label, labelling in evaluation_set.labels.items():
         classes[label] = class_ranks(pictures_ND, embeddings.classes[label], labelling.target_N)
-        classes[label][unreadable] = len(labelling.classes)
-    return Ranks(i2t_N, t2i_M, classes, selected_N)
+        classes[label].put(unreadable, Ranked.last(len(unreadable), len(labelling.classes)))
+    return Ranks(i2t, t2i, classes, of_choice)
 
 
 def _draw(ranks: Ranks, evaluation_set: EvaluationSet, config: EvaluationConfig) -> dict[tuple[str, str], Drawn]:

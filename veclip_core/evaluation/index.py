@@ -1,19 +1,18 @@
-"""What is to be embedded, as shards that workers read: where an evaluation set's pictures lie with their captions, or the texts of
+"""What is to be embedded, as shards that workers read: where an evaluation set's pictures lie, its captions, or the texts of
 classes.
 
-    00000.parquet           row, address, offset, length      the pictures; no row for classes
+    00000.parquet           row, address, offset, length      the pictures; no row for texts
     00000.texts.parquet     item, text                        item is a caption or a class; a class has a text for each template
 
-An index is known by its content alone: a set that is moved to another folder keeps its embeddings.
+An index is known by its content alone: a set keeps its pictures' embeddings in another folder, under another name, with other
+captions and templates, and only what changed is embedded.
 """
 
 import io
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,15 +28,12 @@ FOLDER = "evaluation"
 TEXTS = "texts.parquet"
 PICTURES_A_SHARD = 1_000
 TEXTS_A_SHARD = 5_000
-"""Of classes; a class's own are never parted."""
+"""A class's own are never parted."""
 
 PICTURES_SCHEMA = pa.schema(
     [("row", pa.int32()), ("address", pa.string()), ("offset", pa.int64()), ("length", pa.int64())]
 )
 TEXTS_SCHEMA = pa.schema([("item", pa.int32()), ("text", pa.string())])
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_NAME_CHARS = 60
 
 
 @dataclass(frozen=True)
@@ -55,45 +51,42 @@ class Index:
         return [ShardKey(0, shard) for shard in sorted({row // PICTURES_A_SHARD for row in rows})]
 
 
-def folder_name(name: str) -> str:
-    """A set's name as one of a folder: other characters and leading dots go, and a digest then keeps names apart."""
-    safe = _UNSAFE.sub("_", name).lstrip(".")[:_NAME_CHARS]
-    return safe if safe == name else f"{safe or 'set'}-{digest_of(name)[:8]}"
-
-
-def index_set(root: str, evaluation_set: EvaluationSet) -> Index:
-    """Write the set's pictures and captions, where they are not written yet or lay elsewhere then."""
-    order_M = np.argsort(evaluation_set.caption_picture_M, kind="stable")
-    first_of = np.searchsorted(evaluation_set.caption_picture_M[order_M], np.arange(len(evaluation_set) + 1))
+def index_pictures(root: str, evaluation_set: EvaluationSet) -> Index:
+    """Write where the set's pictures lie, where that is not written yet or they lay elsewhere then."""
     places = [(_anywhere(place.address), place.offset, place.length) for place in evaluation_set.pictures]
+    starts = range(0, len(places), PICTURES_A_SHARD)
 
     def shards() -> Iterator[tuple[pa.Table, pa.Table]]:
-        for start in range(0, len(places), PICTURES_A_SHARD):
-            rows = range(start, min(start + PICTURES_A_SHARD, len(places)))
-            pictures = [(row, *places[row]) for row in rows]
-            captions = order_M[first_of[rows.start] : first_of[rows.stop]].tolist()
-            yield _table(PICTURES_SCHEMA, pictures), _texts((m, evaluation_set.captions[m]) for m in captions)
+        for start in starts:
+            rows = enumerate(places[start : start + PICTURES_A_SHARD], start)
+            yield _table(PICTURES_SCHEMA, [(row, *place) for row, place in rows]), _texts(())
 
-    content = digest_of(["pictures", evaluation_set.content, PICTURES_A_SHARD])
-    count = -(-len(places) // PICTURES_A_SHARD)
-    return _written(root, folder_name(evaluation_set.name), content, digest_of(places), count, shards())
+    content = digest_of(["pictures", evaluation_set.pictures_digest or evaluation_set.content, PICTURES_A_SHARD])
+    return _written(root, "pictures", content, digest_of(places), len(starts), shards())
+
+
+def index_captions(root: str, captions: Sequence[str]) -> Index:
+    """Write the captions."""
+    starts = range(0, len(captions), TEXTS_A_SHARD)
+    shards = (enumerate(captions[start : start + TEXTS_A_SHARD], start) for start in starts)
+    content = digest_of(["captions", list(captions), TEXTS_A_SHARD])
+    return _written(root, "captions", content, "", len(starts), map(_texts_alone, shards))
 
 
 def index_classes(root: str, labelling: Labelling, templates: Sequence[str]) -> Index:
     """Write the texts of the classes, each class in every template; sets with the same classes share them."""
     each = max(1, TEXTS_A_SHARD // len(templates))
     starts = range(0, len(labelling.classes), each)
-
-    def shards() -> Iterator[tuple[pa.Table, pa.Table]]:
-        for start in starts:
-            classes = enumerate(labelling.classes[start : start + each], start)
-            yield (
-                _table(PICTURES_SCHEMA, []),
-                _texts((number, in_template(template, name)) for number, name in classes for template in templates),
-            )
-
+    shards = (
+        (
+            (number, in_template(template, name))
+            for number, name in enumerate(labelling.classes[start : start + each], start)
+            for template in templates
+        )
+        for start in starts
+    )
     content = digest_of(["classes", labelling.classes, list(templates), TEXTS_A_SHARD])
-    return _written(root, "classes", content, "", len(starts), shards())
+    return _written(root, "classes", content, "", len(starts), map(_texts_alone, shards))
 
 
 def read(shards: ShardSet, key: ShardKey, suffix: str) -> pa.Table:
@@ -129,6 +122,10 @@ def _table(schema: pa.Schema, rows: Sequence[tuple[object, ...]]) -> pa.Table:
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
-def _texts(items: "Iterator[tuple[int, str]]") -> pa.Table:
+def _texts_alone(items: Iterable[tuple[int, str]]) -> tuple[pa.Table, pa.Table]:
+    return _table(PICTURES_SCHEMA, []), _texts(items)
+
+
+def _texts(items: Iterable[tuple[int, str]]) -> pa.Table:
     """A lone surrogate is no text that a file or a tokenizer takes."""
     return _table(TEXTS_SCHEMA, [(item, text.encode("utf-8", "replace").decode()) for item, text in items])

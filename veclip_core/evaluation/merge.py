@@ -1,6 +1,7 @@
 """Results that were made at different times as one: models, sets and seeds beside each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from veclip_core.config import digest_of
@@ -39,7 +40,9 @@ def merge_results(named: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         ResultsError: when they were scored in different ways or saw different contents under one set's name.
     """
     for name, results in named.items():
-        if missing := [key for key in NEEDED if key not in results]:
+        missing = [key for key in NEEDED if key not in results]
+        missing += [f"the templates of {of}" for of, told in results.get("sets", {}).items() if "templates" not in told]
+        if missing:
             raise ResultsError(
                 f"{name} is not the results of an evaluation, or those of an older version: it lacks {', '.join(missing)}."
                 " Make the report again"
@@ -67,6 +70,7 @@ def merge_results(named: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "models": list(dict.fromkeys(model for part in parts for model in part["models"])),
         "seeds": sorted({seed for part in parts for seed in part["seeds"]}),
         "sets": sets,
+        "config": next((part["config"] for part in parts if _takes_templates(part)), merged["config"]),
         "partial": any(part.get("partial") for part in parts),
         "headline": {
             "contrasts": _distinct(pair for part in parts for pair in part["headline"]["contrasts"]),
@@ -88,21 +92,38 @@ def _everywhere(split: str, parts: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _require_same_config(named: Mapping[str, Mapping[str, Any]]) -> None:
-    (first, results), *others = named.items()
-    for name, other in others:
+    """Templates are compared where sets took them: one that has its own is scored by these whatever others are."""
+    for (first, results), (name, other) in combinations(named.items(), 2):
         ours, theirs = results["config"], other["config"]
-        if differing := sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)):
+        differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+        if not (_takes_templates(results) and _takes_templates(other)) and "templates" in differing:
+            differing.remove("templates")
+        if differing:
             raise ResultsError(
                 f"{first} and {name} were scored in different ways, by {', '.join(differing)}: evaluate one of them again as the"
                 " other was"
             )
 
 
+def _takes_templates(results: Mapping[str, Any]) -> bool:
+    """Whether a set of these results was scored by the configuration's templates."""
+    return any(
+        list(results["config"]["templates"]) in of_set["templates"].values() for of_set in results["sets"].values()
+    )
+
+
 def _require_same_sets(named: Mapping[str, Mapping[str, Any]]) -> None:
     seen: dict[str, tuple[str, str]] = {}
+    templates: dict[str, tuple[str, Any]] = {}
     for name, results in named.items():
         for of, evaluation_set in results["sets"].items():
             first, content = seen.setdefault(of, (name, evaluation_set["content"]))
+            by = templates.setdefault(of, (name, evaluation_set["templates"]))[1]
+            if by != evaluation_set["templates"]:
+                raise ResultsError(
+                    f"the classes of {of} were embedded by other templates in {name} than in {first}: evaluate one of them"
+                    " again as the other was, or give one of the sets another name"
+                )
             if content != evaluation_set["content"]:
                 raise ResultsError(
                     f"the set {of} of {first} has another content ({content[:12]}) than that of {name}"

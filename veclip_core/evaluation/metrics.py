@@ -13,6 +13,7 @@ import numpy as np
 from veclip_core.evaluation import statistics
 from veclip_core.evaluation.retrieval import (
     RECALL_AT,
+    Ranked,
     chance_median_rank,
     chance_rank_percent,
     chance_recall,
@@ -26,20 +27,20 @@ HEADLINE = ("mean_recall", "mean_rank")
 SELECTION = "selection_accuracy"
 CLASS_TOP = (1, 5)
 FEWEST_CLASSES_FOR_TOP_5 = 10
-NO_RANKS = np.zeros(0)
+NO_RANKS = Ranked.last(0, 1)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """1-based ranks of the right match for every query of one model on one set."""
+    """Where the right match of every query stands, for one model on one set."""
 
-    i2t_N: np.ndarray
-    """Empty, as `t2i_M`, for a set without retrieval."""
-    t2i_M: np.ndarray
-    classes: Mapping[str, np.ndarray]
-    """By labelling: the rank of the right class for each picture."""
-    selected_N: np.ndarray = field(default_factory=lambda: NO_RANKS)
-    """Of a choice among each picture's captions: whether a right one is best. Empty for a set without."""
+    i2t: Ranked
+    """Empty, as `t2i`, for a set without retrieval."""
+    t2i: Ranked
+    classes: Mapping[str, Ranked]
+    """By labelling: the right class of each picture."""
+    selected: Ranked = field(default_factory=lambda: NO_RANKS)
+    """Of a choice among each picture's captions: the best right one. Empty for a set without."""
 
 
 def better(metric: str) -> Literal["higher", "lower"]:
@@ -64,12 +65,12 @@ def metric_statistics(ranks: Ranks, evaluation_set: EvaluationSet) -> dict[str, 
     """Every metric of the set, in the order of the report."""
     found = _retrieval_statistics(ranks, evaluation_set) if is_retrieval(evaluation_set) else {}
     if evaluation_set.right_M is not None:
-        found[SELECTION] = statistics.ratio(100.0 * ranks.selected_N)
-    for label, rank_N in ranks.classes.items():
+        found[SELECTION] = statistics.ratio(100.0 * ranks.selected.within(1))
+    for label, of_classes in ranks.classes.items():
         for k in _tops(len(evaluation_set.labels[label].classes)):
-            found[f"zeroshot_top{k}_{label}"] = statistics.ratio(100.0 * (rank_N <= k))
+            found[f"zeroshot_top{k}_{label}"] = statistics.ratio(100.0 * of_classes.within(k))
         found[f"zeroshot_per_class_{label}"] = statistics.mean_per_class(
-            100.0 * (rank_N <= 1), evaluation_set.labels[label].target_N
+            100.0 * of_classes.within(1), evaluation_set.labels[label].target_N
         )
     return found
 
@@ -84,19 +85,19 @@ def _retrieval_statistics(ranks: Ranks, evaluation_set: EvaluationSet) -> dict[s
 
     found: dict[str, Statistic] = {}
     for k in RECALL_AT:
-        found[f"i2t_r@{k}"] = statistics.ratio(100.0 * (ranks.i2t_N <= k))
-        found[f"t2i_r@{k}"] = over_captions(100.0 * (ranks.t2i_M <= k))
+        found[f"i2t_r@{k}"] = statistics.ratio(100.0 * ranks.i2t.within(k))
+        found[f"t2i_r@{k}"] = over_captions(100.0 * ranks.t2i.within(k))
     ways = {
-        "i2t_mean_rank": statistics.ratio(rank_percent(ranks.i2t_N, captions)),
-        "t2i_mean_rank": over_captions(rank_percent(ranks.t2i_M, pictures)),
+        "i2t_mean_rank": statistics.ratio(rank_percent(ranks.i2t.rank_Q, captions)),
+        "t2i_mean_rank": over_captions(rank_percent(ranks.t2i.rank_Q, pictures)),
     }
     return {
         "mean_recall": statistics.mean_of(list(found.values())),
         "mean_rank": statistics.mean_of(list(ways.values())),
         **found,
         **ways,
-        "i2t_median_rank": statistics.median(ranks.i2t_N),
-        "t2i_median_rank": statistics.median(ranks.t2i_M, owner_M),
+        "i2t_median_rank": statistics.median(ranks.i2t.rank_Q),
+        "t2i_median_rank": statistics.median(ranks.t2i.rank_Q, owner_M),
     }
 
 

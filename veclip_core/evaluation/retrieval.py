@@ -1,7 +1,9 @@
 """Zero-shot retrieval, image to text (i2t) and text to image (t2i): the rank of the right match for every query.
 
 Everything else (R@K, mean recall, mean rank, intervals) follows from the ranks. R@K is that of CLIP papers and of
-LAION-AI/CLIP_benchmark: a query counts when at least one right match is among the first K. Shapes: N pictures, M captions.
+LAION-AI/CLIP_benchmark: a query counts when at least one right match is among the first K. Two texts that are the same have the
+same score; of such ties CLIP_benchmark's sort puts either first, and we count what a random order gives on average.
+Shapes: N pictures, M captions.
 """
 
 from bisect import bisect_left
@@ -20,14 +22,51 @@ EXACT = 1e-9
 
 
 @dataclass(frozen=True)
-class RetrievalRanks:
-    """1-based ranks. Ties take the middle: a match that shares its score with e wrong items stands at its best place + e/2,
-    so that a model which gives one score to everything gets the rank of chance and no recall."""
+class Ranked:
+    """Where the best right match of each query stands, in expectation over a random order of what has the same score: a model
+    that gives one score to everything gets what chance gives."""
 
-    i2t_N: np.ndarray
-    """For each picture, the rank of its best own caption among all M captions."""
-    t2i_M: np.ndarray
-    """For each caption, the rank of its picture among all N pictures."""
+    before_Q: np.ndarray
+    """Wrong items with a higher score than the best right one."""
+    tied_wrong_Q: np.ndarray
+    """Those with its score."""
+    tied_right_Q: np.ndarray
+    """Right items with that score: itself, and others."""
+
+    @property
+    def rank_Q(self) -> np.ndarray:
+        """The mean rank, 1-based: the best of r among g in a random order stands at (g + 1) / (r + 1)."""
+        return self.before_Q + (self.tied_wrong_Q + self.tied_right_Q + 1) / (self.tied_right_Q + 1)
+
+    def within(self, k: int) -> np.ndarray:
+        """The probability that a right item is among the first k; 0 or 1 where nothing is tied."""
+        slots_Q, tied_Q = k - self.before_Q, self.tied_wrong_Q + self.tied_right_Q
+        # All slots are taken by wrong ones: C(wrong, slots) / C(tied, slots), a factor for each slot.
+        missed_Q = np.ones(len(slots_Q))
+        for slot in range(k):
+            share_Q = np.maximum(self.tied_wrong_Q - slot, 0) / np.maximum(tied_Q - slot, 1)
+            missed_Q *= np.where(slot < slots_Q, share_Q, 1)
+        return 1 - missed_Q
+
+    @classmethod
+    def last(cls, queries: int, gallery: int) -> "Ranked":
+        """Every query's only right item is the last."""
+        return cls(np.full(queries, gallery - 1), np.zeros(queries, np.int64), np.ones(queries, np.int64))
+
+    def put(self, rows: np.ndarray | slice, other: "Ranked") -> None:
+        """Write another's queries over these rows."""
+        for name, values in vars(self).items():
+            values[rows] = getattr(other, name)
+
+
+@dataclass(frozen=True)
+class RetrievalRanks:
+    """Both ways."""
+
+    i2t: Ranked
+    """For each of N pictures, its best own caption among all M captions."""
+    t2i: Ranked
+    """For each of M captions, its picture among all N pictures."""
 
 
 def retrieval_ranks(
@@ -52,24 +91,24 @@ def retrieval_ranks(
     pictures, captions = len(pictures_ND), len(captions_MD)
     picture_N = np.delete(np.arange(pictures), unreadable)
     caption_M = np.flatnonzero(~np.isin(caption_picture_M, unreadable))
-    i2t_N, t2i_M = np.full(pictures, float(captions)), np.full(captions, float(pictures))
+    i2t, t2i = Ranked.last(pictures, captions), Ranked.last(captions, pictures)
     # Without a copy where all are there.
     there_ND = pictures_ND[picture_N] if len(unreadable) else pictures_ND
     theirs_MD = captions_MD[caption_M] if len(unreadable) else captions_MD
-    i2t_N[picture_N] = best_ranks(there_ND, captions_MD, picture_N, caption_picture_M, cells)
-    t2i_M[caption_M] = best_ranks(theirs_MD, there_ND, caption_picture_M[caption_M], picture_N, cells)
-    return RetrievalRanks(i2t_N, t2i_M)
+    i2t.put(picture_N, ranked(there_ND, captions_MD, picture_N, caption_picture_M, cells))
+    t2i.put(caption_M, ranked(theirs_MD, there_ND, caption_picture_M[caption_M], picture_N, cells))
+    return RetrievalRanks(i2t, t2i)
 
 
-def best_ranks(
+def ranked(
     queries_QD: np.ndarray,
     gallery_GD: np.ndarray,
     query_of_Q: np.ndarray,
     item_of_G: np.ndarray,
     cells: int = CELLS_AT_ONCE,
-) -> np.ndarray:
+) -> Ranked:
     """A gallery item is right for a query when both belong to the same picture; each query has one at least."""
-    ranks_Q = np.empty(len(queries_QD))
+    found = Ranked.last(len(queries_QD), len(gallery_GD))
     order_G = np.argsort(item_of_G, kind="stable")
     first_Q = np.searchsorted(item_of_G[order_G], query_of_Q, side="left")
     right_Q = np.searchsorted(item_of_G[order_G], query_of_Q, side="right") - first_Q
@@ -86,18 +125,25 @@ def best_ranks(
         before_C = np.count_nonzero(scores_CG > best_C[:, None], axis=1)
         tied_C = np.count_nonzero(scores_CG == best_C[:, None], axis=1)
         tied_right_C = np.add.reduceat((score_R == best_C[row_R]).astype(np.int64), begin_C)
-        ranks_Q[here] = 1 + before_C + (tied_C - tied_right_C) / 2
-    return ranks_Q
+        found.put(here, Ranked(before_C, tied_C - tied_right_C, tied_right_C))
+    return found
 
 
 def selected(
     pictures_ND: np.ndarray, captions_MD: np.ndarray, caption_picture_M: np.ndarray, right_M: np.ndarray
-) -> np.ndarray:
-    """For each picture with a choice of captions, as in SugarCrepe: whether a right one scores above every wrong one [N]."""
+) -> Ranked:
+    """For each picture with a choice of captions, as in SugarCrepe: its best right one among them."""
     score_M = np.einsum("md,md->m", pictures_ND[caption_picture_M], captions_MD)
-    best_N2 = np.full((len(pictures_ND), 2), -np.inf)
-    np.maximum.at(best_N2, (caption_picture_M, right_M.astype(np.int64)), score_M)
-    return np.asarray(best_N2[:, 1] > best_N2[:, 0])
+    right_M = right_M.astype(bool)
+    best_N = np.full(len(pictures_ND), -np.inf)
+    np.maximum.at(best_N, caption_picture_M[right_M], score_M[right_M])
+
+    def count(mask_M: np.ndarray) -> np.ndarray:
+        return np.bincount(caption_picture_M[mask_M], minlength=len(pictures_ND))
+
+    tied_M = score_M == best_N[caption_picture_M]
+    before_M = score_M > best_N[caption_picture_M]
+    return Ranked(count(before_M), count(tied_M & ~right_M), count(tied_M & right_M))
 
 
 def rank_percent(ranks: np.ndarray, gallery: int) -> np.ndarray:

@@ -128,6 +128,7 @@ def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) ->
                 "labels": {label: [one.classes, one.target_N.tolist(), one.templates] for label, one in labels.items()},
             }
         ),
+        pictures_digest=digest_of(found.sha256),
         right_M=first_M if choice else None,
         notes={key: number for key, number in notes.items() if number},
     )

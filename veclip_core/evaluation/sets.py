@@ -3,7 +3,6 @@
 Legend of the shapes: N pictures, M captions, `caption_picture_M[m]` is the row of the picture that caption m describes.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 
 from veclip_core import storage
 from veclip_core.config import digest_of
+from veclip_core.evaluation.opening import picture_at
 from veclip_core.evaluation.zeroshot import readable
 from veclip_core.mendable import Mendable
 
@@ -55,6 +55,10 @@ class Labelling:
     templates: tuple[str, ...] | None = None
     """The set's own; None takes those of the evaluation's configuration."""
 
+    def templates_or(self, otherwise: tuple[str, ...]) -> tuple[str, ...]:
+        """Those its classes are embedded by."""
+        return self.templates or otherwise
+
     @classmethod
     def of_names(cls, names: Sequence[str]) -> "Labelling":
         """Classes in the order of their names, each with a picture."""
@@ -78,6 +82,9 @@ class EvaluationSet:
     """By split: a mask over pictures. "all" is always there."""
     content: str
     """Digest of the pictures, captions, labels and splits."""
+    pictures_digest: str | None = None
+    """Of the pictures' own content, in order: by it their embeddings are found, whatever the set is called and its texts are. None:
+    `content` stands for it."""
     right_M: np.ndarray | None = None
     """Of a choice among each picture's captions, as in SugarCrepe: which are right. None: all are."""
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -107,15 +114,8 @@ class EvaluationSet:
         return len(self.pictures)
 
     def open_picture(self, row: int) -> "Image":
-        """The picture as RGB; transparent pixels become white."""
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self.pictures[row].read())) as picture:
-            if picture.mode == "RGB":
-                return picture.copy()
-            with_alpha = picture.convert("RGBA")
-            white = Image.new("RGBA", with_alpha.size, "white")
-            return Image.alpha_composite(white, with_alpha).convert("RGB")
+        """The picture as RGB; transparent pixels become white. Raises `opening.Unreadable`."""
+        return picture_at(self.pictures[row])
 
     @cached_property
     def captions_of(self) -> tuple[tuple[str, ...], ...]:
@@ -178,6 +178,7 @@ def read_openmoji(folder: Path) -> EvaluationSet:
         labels={label: Labelling.of_names([row[label] for row in rows]) for label in ("group", "subgroup")},
         splits={split: mask for split, mask in splits.items() if mask.any()},
         content=digest_of([[row[column] for column in ITEM_COLUMNS if column != "file"] for row in rows]),
+        pictures_digest=digest_of([row["sha256"] for row in rows]),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from veclip_core.evaluation.retrieval import best_ranks
+from veclip_core.evaluation.retrieval import Ranked, ranked
 
 EncodeText = Callable[[list[str]], np.ndarray]
 
@@ -40,9 +40,9 @@ def mean_of_texts(item_T: np.ndarray, text_TD: np.ndarray) -> tuple[np.ndarray, 
     return item_T[first_M], mean_MD / np.linalg.norm(mean_MD, axis=1, keepdims=True)
 
 
-def class_ranks(pictures_ND: np.ndarray, classes_CD: np.ndarray, target_N: np.ndarray) -> np.ndarray:
-    """Rank of the right class for every picture, 1-based, ties in the middle: top-k accuracy is the share with rank <= k."""
-    return best_ranks(pictures_ND, classes_CD, np.asarray(target_N), np.arange(len(classes_CD)))
+def class_ranks(pictures_ND: np.ndarray, classes_CD: np.ndarray, target_N: np.ndarray) -> Ranked:
+    """Where the right class stands for every picture: top-k accuracy is the mean of being within k."""
+    return ranked(pictures_ND, classes_CD, np.asarray(target_N), np.arange(len(classes_CD)))
 
 
 def readable(name: str) -> str:

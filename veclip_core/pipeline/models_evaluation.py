@@ -155,6 +155,9 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
     }
     reports = storage.join(settings.root, "reports")
     uri = storage.join(settings.root, "evaluation_reports", results["identity"][:16])
+    # First: a page that can't be drawn costs no numbers.
+    for where in (storage.join(uri, "results.json"), storage.join(reports, f"{asked.name}.json")):
+        storage.write_json(where, results)
     with tempfile.TemporaryDirectory() as made:
         page = write_models_page(
             results,
@@ -168,8 +171,6 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
         )
         for where in (storage.join(uri, "report.html"), storage.join(reports, f"{asked.name}.html")):
             storage.write_bytes(where, page.read_bytes())
-        for where in (storage.join(uri, "results.json"), storage.join(reports, f"{asked.name}.json")):
-            storage.write_json(where, results)
         run_ids = _track(settings, asked, results, evaluations, page, storage.join(uri, "report.html"))
     return MadeEvaluation(
         results,

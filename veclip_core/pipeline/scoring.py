@@ -5,10 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
+
 from veclip_core import storage
-from veclip_core.evaluation.embed import EmbedOperation, of_classes, pictures_and_captions, readable_now
+from veclip_core.evaluation.embed import EmbedOperation, of_pictures, of_texts, readable_now
 from veclip_core.evaluation.evaluate import Embeddings, Evaluation, EvaluationConfig, scored
-from veclip_core.evaluation.index import Index, index_classes, index_set
+from veclip_core.evaluation.index import Index, index_captions, index_classes, index_pictures
+from veclip_core.evaluation.opening import MISSING
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError
 from veclip_core.execution.here import ThisProcess
 from veclip_core.execution.local import LocalExecutor
@@ -44,7 +47,7 @@ def score(
     """Evaluate every model on every set, sets outer. What is embedded already is read, whoever embedded it.
 
     Raises:
-        EvaluationSetError: when more than 1 % of a set's pictures can't be read.
+        EvaluationSetError: when more than 1 % of a set's pictures can't be read, or workers don't reach them.
         StageFailed: when a model can't be loaded, or gives what can't be ranked.
     """
     config = config or EvaluationConfig()
@@ -88,20 +91,30 @@ class _Embedding:
 
     def of_set(self, evaluation_set: EvaluationSet, config: EvaluationConfig) -> Embeddings:
         """The set's embeddings and its classes'."""
-        index = index_set(self.root, evaluation_set)
+        picture_ND, unreadable = self._pictures(evaluation_set)
+        caption_MD = np.zeros((0, 1), np.float32)
+        if evaluation_set.captions:
+            captions = index_captions(self.root, evaluation_set.captions)
+            caption_MD = of_texts(self._made(captions, f"captions of {evaluation_set.name}"), captions)
+        classes = {}
+        for label, labelling in evaluation_set.labels.items():
+            texts = index_classes(self.root, labelling, labelling.templates_or(config.templates))
+            classes[label] = of_texts(self._made(texts, f"classes of {evaluation_set.name}"), texts)
+        return Embeddings(picture_ND, caption_MD, classes, unreadable)
+
+    def _pictures(self, evaluation_set: EvaluationSet) -> tuple[np.ndarray, dict[int, str]]:
+        """Their embeddings, and those that can't be read; what can be by now is embedded again."""
+        index = index_pictures(self.root, evaluation_set)
         embedded = self._made(index, evaluation_set.name)
-        found = pictures_and_captions(embedded, index, evaluation_set)
-        if by_now := readable_now(evaluation_set, found.unreadable):
+        picture_ND, unreadable = of_pictures(embedded, index, len(evaluation_set))
+        if by_now := readable_now(evaluation_set, unreadable):
             for key in index.keys_of(by_now):
                 storage.delete(embedded.file(key, "success.json"))
             embedded = self._made(index, evaluation_set.name)
-            found = pictures_and_captions(embedded, index, evaluation_set)
-        _require_readable(evaluation_set, found.unreadable)
-        classes = {}
-        for label, labelling in evaluation_set.labels.items():
-            texts = index_classes(self.root, labelling, labelling.templates or config.templates)
-            classes[label] = of_classes(self._made(texts, f"classes of {evaluation_set.name}"), texts)
-        return replace(found, classes=classes)
+            picture_ND, unreadable = of_pictures(embedded, index, len(evaluation_set))
+            _require_within_reach(evaluation_set, [row for row in by_now if unreadable.get(row) == MISSING])
+        _require_readable(evaluation_set, unreadable)
+        return picture_ND, unreadable
 
     def _made(self, index: Index, name: str) -> ShardSet:
         report = run_stage(
@@ -119,6 +132,18 @@ class _Embedding:
         for key, why in embedded.quarantined(index.shard_keys()).items():
             raise StageFailed(f"{self.operation.config.model} on {name}: shard {key} can't be embedded: {why['error']}")
         return embedded
+
+
+def _require_within_reach(evaluation_set: EvaluationSet, rows: Sequence[int]) -> None:
+    """These can be read here, and those who embed just found no file."""
+    if not rows:
+        return
+    raise EvaluationSetError(
+        f"{evaluation_set.name}: {len(rows):,} of {len(evaluation_set):,} pictures are there for this process but not for the"
+        f" workers, {evaluation_set.pictures[rows[0]].address} first: the workers need the set's folder at the same path, as on a"
+        " disk that all of them share, or the set by an address (s3://..., https://...). Or evaluate where it lies, with"
+        " VECLIP_EXECUTOR=local"
+    )
 
 
 def _require_readable(evaluation_set: EvaluationSet, unreadable: Mapping[int, str]) -> None:

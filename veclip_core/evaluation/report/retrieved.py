@@ -8,12 +8,16 @@ import numpy as np
 
 from veclip_core.config import digest_of
 from veclip_core.evaluation.evaluate import Evaluation
+from veclip_core.evaluation.retrieval import Ranked
 from veclip_core.evaluation.sets import EvaluationSet
 
 Direction = Literal["t2i", "i2t", "class", "choice"]
 """A caption's picture, a picture's caption, its class, or the right one among its own captions."""
 Outcome = Literal["both", "only_ours", "only_baseline", "neither", "hit", "miss"]
 """Of two models, and of one alone."""
+
+HALF = 0.5
+"""A query is told as a hit where a random order of what is tied makes it one at least this often."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +73,23 @@ def retrieval_examples(
     counts: dict[str, dict[Outcome, int]] = {}
     for direction in _directions(evaluation_set, labelling):
         within = hit_within if direction in ("t2i", "i2t") else 1
-        ranks = [_ranks(evaluation, direction, labelling) for evaluation in evaluations]
-        masks = _masks([rank_Q <= within for rank_Q in ranks])
+        ranks = [_ranked(evaluation, direction, labelling) for evaluation in evaluations]
+        masks = _masks([of_model.within(within) >= HALF for of_model in ranks])
         counts[direction] = {outcome: int(mask_Q.sum()) for outcome, mask_Q in masks.items()}
         answer = _answering(direction, labelling, shown)
         for outcome, mask_Q in masks.items():
-            found = sorted(np.flatnonzero(mask_Q).tolist(), key=lambda row: _lot(evaluation_set, direction, row))
+            chosen = sorted(np.flatnonzero(mask_Q).tolist(), key=lambda row: _lot(evaluation_set, direction, row))
             examples += [
                 RetrievalExample(
                     direction,
                     outcome,
                     query,
                     tuple(
-                        Answer(evaluation.model, float(rank_Q[query]), *answer(evaluation, query))
-                        for evaluation, rank_Q in zip(evaluations, ranks, strict=True)
+                        Answer(evaluation.model, float(of_model.rank_Q[query]), *answer(evaluation, query))
+                        for evaluation, of_model in zip(evaluations, ranks, strict=True)
                     ),
                 )
-                for query in found[:each]
+                for query in chosen[:each]
             ]
     base = baseline.model if baseline else None
     return RetrievalExamples(
@@ -126,27 +130,13 @@ def _lot(evaluation_set: EvaluationSet, direction: Direction, row: int) -> str:
     return digest_of([evaluation_set.ids[picture], evaluation_set.captions[row] if direction == "t2i" else ""])
 
 
-def _ranks(evaluation: Evaluation, direction: Direction, labelling: str | None) -> np.ndarray:
-    """The rank of the right match for every query."""
+def _ranked(evaluation: Evaluation, direction: Direction, labelling: str | None) -> Ranked:
+    """Where the right match of every query stands."""
     if direction == "t2i":
-        return evaluation.ranks.t2i_M
+        return evaluation.ranks.t2i
     if direction == "i2t":
-        return evaluation.ranks.i2t_N
-    if labelling:
-        return evaluation.ranks.classes[labelling]
-    return _ranks_of_choice(evaluation)
-
-
-def _ranks_of_choice(evaluation: Evaluation) -> np.ndarray:
-    """Among a picture's own captions, the place of its best right one: first only where the evaluation counts it as right."""
-    evaluation_set = evaluation.evaluation_set
-    owner_M, right_M = evaluation_set.caption_picture_M, np.asarray(evaluation_set.right_M, dtype=bool)
-    score_M = np.einsum("md,md->m", evaluation.pictures_ND[owner_M], evaluation.captions_MD)
-    best_N = np.full(len(evaluation_set), -np.inf)
-    np.maximum.at(best_N, owner_M[right_M], score_M[right_M])
-    before_M = ~right_M & (score_M >= best_N[owner_M])
-    place_N = 1 + np.bincount(owner_M[before_M], minlength=len(evaluation_set))
-    return np.where(evaluation.ranks.selected_N, 1, np.maximum(place_N, 2))
+        return evaluation.ranks.i2t
+    return evaluation.ranks.classes[labelling] if labelling else evaluation.ranks.selected
 
 
 def _answering(

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from veclip_core.evaluation.opening import Unreadable
 from veclip_core.evaluation.report.rendering import data_uri
 from veclip_core.evaluation.report.retrieved import RetrievalExample, RetrievalExamples
 from veclip_core.evaluation.sets import EvaluationSet
@@ -90,9 +91,9 @@ def _seen(evaluation_set: EvaluationSet, row: int) -> str:
 
     try:
         picture = evaluation_set.open_picture(row)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Unreadable as reason:
         logger.warning(
-            "%s: picture %s can't be read: shown as a grey square", evaluation_set.name, evaluation_set.ids[row]
+            "%s: picture %s is %s: shown as a grey square", evaluation_set.name, evaluation_set.ids[row], reason
         )
         picture = Image.new("RGB", (16, 16), "#bbbbbb")
     return data_uri(picture, GALLERY_PIXELS)
