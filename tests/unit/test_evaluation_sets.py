@@ -298,6 +298,56 @@ def test_a_table_of_classes(tmp_path: Path, cache: Path) -> None:
         set_specs.open_set(str(folder), cache)
 
 
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("label", ["0", "0", "1", "1"]),
+        ("category", ["", "", "dog", "dog"]),
+        ("category", [""] * 4),
+        ("target", ["0", "0", "0.5", "0.5"]),
+        ("label", ["right", "right", "right", "wrong"]),
+    ],
+)
+def test_a_column_beside_captions_that_says_no_classes_is_left_out(
+    tmp_path: Path, cache: Path, column: str, cells: list[str]
+) -> None:
+    """Nobody said that it is one of classes; once it is told, what is wrong with it is an error."""
+    files = [f"{n}.png" for n in range(N)]
+    folder = write_pictures(tmp_path / "mine", files)
+    rows = [(f"{n // 2}.png", f"text {n}", cells[n % 4]) for n in range(2 * N)]
+    write_table(folder / "t.csv", ["file", "caption", column], rows)
+    found = set_specs.open_set(str(folder), cache)
+    assert (found.labels, found.notes) == ({}, {"class_columns_left_out": 1})
+    assert (len(found), len(found.captions)) == (N, len(rows))
+    if column == "target":
+        return
+    told = catalogue(tmp_path, {"m": {"path": "mine", "label_column": column}})
+    with pytest.raises(EvaluationSetError, match=r"no texts of the classes|pictures without one class in"):
+        set_specs.open_set("m", cache, told)
+
+
+def test_numbers_beside_captions_are_classes_where_their_texts_are_there(tmp_path: Path, cache: Path) -> None:
+    files = [f"{n}.png" for n in range(N)]
+    folder = write_pictures(tmp_path / "mine", files)
+    write_table(folder / "t.csv", ["file", "caption", "label"], [(f, "text", str(n % 2)) for n, f in enumerate(files)])
+    (folder / "classnames.txt").write_text("owl\nseal\n")
+    found = set_specs.open_set(str(folder), cache)
+    assert (found.labels["class"].classes, found.notes) == (("owl", "seal"), {})
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0.0, 0.5], [-1, 0], ["", "dog"], [None, "dog"]])
+def test_parquet_with_captions_and_a_column_that_says_no_classes(
+    tmp_path: Path, cache: Path, labels: list[Any]
+) -> None:
+    columns = {
+        "image": [picture(n) for n in range(N)],
+        "caption": [f"text {n}" for n in range(N)],
+        "label": labels * (N // 2),
+    }
+    found = set_specs.open_set(str(write_parquet(tmp_path / "hf" / "test.parquet", columns)), cache)
+    assert (found.labels, found.notes, len(found.captions)) == ({}, {"class_columns_left_out": 1}, N)
+
+
 def test_rows_and_pictures_that_do_not_match(tmp_path: Path, cache: Path) -> None:
     files = [f"{n}.png" for n in range(N)]
     folder = write_pictures(tmp_path / "mine", [*files, "unnamed.png"])

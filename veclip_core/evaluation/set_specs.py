@@ -13,10 +13,11 @@ from veclip_core.evaluation.layouts import class_names
 from veclip_core.evaluation.layouts.detect import Reading, detect
 from veclip_core.evaluation.layouts.fetching import fetched
 from veclip_core.evaluation.layouts.found import Found, read_once, refuse
+from veclip_core.evaluation.layouts.tables import CLASSES_LEFT_OUT
 from veclip_core.evaluation.set_catalogue import NAME, OPENMOJI, SetSpec, read_catalogue
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError, Labelling, read_openmoji
 
-VERSION = 1
+VERSION = 2
 """Raised when a layout is read otherwise, so that what was found before is found anew."""
 MIN_PICTURES = 10
 FOLDER = "evaluation_sets"
@@ -106,6 +107,9 @@ def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) ->
     labels: dict[str, Labelling] = {}
     for label, told in found.labels.items():
         texts = _class_texts(spec, reading) if len(found.labels) == 1 else None
+        if captions and not spec.label_column and class_names.says_nothing(name, told, texts):
+            notes[CLASSES_LEFT_OUT] = notes.get(CLASSES_LEFT_OUT, 0) + 1
+            continue
         labels[label], counted = class_names.labelling_of(name, told, texts, _templates(name, spec, reading))
         for key, number in counted.items():
             notes[key] = notes.get(key, 0) + number

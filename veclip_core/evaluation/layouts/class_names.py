@@ -40,8 +40,8 @@ def labelling_of(
     own = labels.classes
     classes: list[str]
     at: Sequence[int]
-    if texts is None and name.lower().startswith(IMAGENET):
-        texts = _imagenet_texts(own, labels.numbered)
+    if texts is None:
+        texts = _known_texts(name, labels)
     if texts is None:
         if labels.numbered:
             raise EvaluationSetError(
@@ -64,6 +64,16 @@ def labelling_of(
         "classes_of_one_text": len(classes) - len(set(classes)),
     }
     return Labelling(tuple(classes), target_N, tuple(templates) if templates else None), counted
+
+
+def says_nothing(name: str, labels: Labels, texts: Texts | None) -> bool:
+    """Whether the labels are numbers of which nobody says what they mean."""
+    return labels.numbered and texts is None and _known_texts(name, labels) is None
+
+
+def _known_texts(name: str, labels: Labels) -> Texts | None:
+    """open_clip's of ImageNet."""
+    return _imagenet_texts(labels.classes, labels.numbered) if name.lower().startswith(IMAGENET) else None
 
 
 def _positions(name: str, own: Sequence[str], numbered: bool, texts: list[str]) -> Sequence[int]:

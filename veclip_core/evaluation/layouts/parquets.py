@@ -145,6 +145,10 @@ def read(name: str, spec: SetSpec, files: Sequence[Path], copy: Path) -> Found:
     finally:
         aside.unlink(missing_ok=True)
     for column in labels:
+        named = spec.label_column or column in named_classes
+        if texts and not named and not tables.fit_for_classes({tables.class_of(one)} for one in told[column]):
+            found.notes[tables.CLASSES_LEFT_OUT] = 1
+            continue
         known_as = column if len(labels) > 1 else LABEL
         found.labels[known_as] = _labels(name, column, told[column], named_classes.get(column))
     return found
@@ -242,7 +246,7 @@ def _labels(name: str, column: str, told: list[Any], classes: list[str] | None) 
         )  # fmt: skip
     if classes is not None:
         return Labels(told, classes)
-    texts = ["" if one is None else str(one).strip() for one in told]
+    texts = list(map(tables.class_of, told))
     refuse(
         name, [row for row, one in enumerate(texts) if not one], f"rows without a class in {column}", "Give each one."
     )

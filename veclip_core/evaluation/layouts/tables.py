@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "categor
 SPLIT_COLUMN = "split"
 SPLITS = ("test", "val", "validation", "train")
 """In order of preference, where none is told."""
+CLASSES_LEFT_OUT = "class_columns_left_out"
+"""Of the notes: columns named as if of classes, which say none; told only where captions are there."""
 
 Row = dict[str, Any]
 
@@ -68,7 +70,11 @@ def read(name: str, spec: SetSpec, table: Path, listing: Listing) -> Found:
     for (file, own), path, sha256 in zip(by_file.items(), paths, digests(paths, name), strict=True):
         found.add(file, PicturePlace(str(path)), sha256, [text for row in own for text in captions_of(row, texts)])
     if label is not None:
-        found.labels[LABEL] = _labels(table, label, by_file)
+        told = [{class_of(row[label]) for row in own} for own in by_file.values()]
+        if not texts or spec.label_column or fit_for_classes(told):
+            found.labels[LABEL] = _labels(table, label, dict(zip(by_file, told, strict=True)))
+        else:
+            found.notes[CLASSES_LEFT_OUT] = 1
     named = {files.find(str(row[image] or "")) for row in all_rows} - {None}
     found.notes["pictures_without_text"] = len(listing.pictures) - len(named)
     return found
@@ -151,19 +157,44 @@ def _texts(cell: Any) -> Iterator[str]:
         yield "" if cell is None else str(cell)
 
 
-def _labels(table: Path, column: str, by_file: dict[str, list[Row]]) -> Labels:
-    told: list[str] = []
-    unclear: list[str] = []
-    for file, rows in by_file.items():
-        of_rows = {str("" if row[column] is None else row[column]).strip() for row in rows}
-        told.append(next(iter(of_rows)))
-        if len(of_rows) > 1 or not told[-1]:
-            unclear.append(f"{file} ({', '.join(sorted(of_rows)) or 'empty'})")
+def fit_for_classes(told: Iterable[Collection[str]]) -> bool:
+    """Whether a column that nobody told says one class of each picture; beside captions it may be anything of such a name.
+
+    Whole numbers are classes where texts of these are found, which is not known here; measures (0.73) never are.
+    """
+    classes = set()
+    for of_picture in told:
+        if len(of_picture) != 1 or "" in of_picture:
+            return False
+        classes.update(of_picture)
+    return all(map(str.isdecimal, classes)) or not all(map(_is_number, classes))
+
+
+def _is_number(told: str) -> bool:
+    try:
+        float(told)
+    except ValueError:
+        return False
+    return True
+
+
+def class_of(cell: Any) -> str:
+    """As a cell names it; empty where it doesn't."""
+    return "" if cell is None else str(cell).strip()
+
+
+def _labels(table: Path, column: str, told: Mapping[str, Collection[str]]) -> Labels:
+    unclear = [
+        f"{file} ({', '.join(sorted(classes)) or 'empty'})"
+        for file, classes in told.items()
+        if len(classes) > 1 or "" in classes
+    ]
     refuse(table, unclear, f"{len(unclear):,} pictures without one class in {column}", "Give each picture one.")
-    numbered = all(one.isascii() and one.isdigit() for one in told)
-    classes = sorted(set(told), key=int if numbered else None)
+    of_picture = [next(iter(classes)) for classes in told.values()]
+    numbered = all(one.isascii() and one.isdigit() for one in of_picture)
+    classes = sorted(set(of_picture), key=int if numbered else None)
     at = {one: number for number, one in enumerate(classes)}
-    return Labels([at[one] for one in told], classes, numbered)
+    return Labels([at[one] for one in of_picture], classes, numbered)
 
 
 def rows_of(table: Path) -> list[Row]:
