@@ -220,6 +220,37 @@ def test_damaged_tars_are_an_error(tmp_path: Path, cache: Path, damage: str) -> 
         set_specs.open_set(str(folder), cache)
 
 
+def test_shards_that_are_given_themselves(tmp_path: Path, cache: Path) -> None:
+    """Their own texts are nearer than those above, which are taken where there are no others."""
+    texts = {"classnames": "cat\nowl\n", "zeroshot_classification_templates": "a drawn {c}\n"}
+    folder = write_webdataset(tmp_path / "set", labelled_samples([0, 1] * 12), kind="classification", **texts)
+    whole = set_specs.open_set(str(folder), cache)
+    shards = folder / "test"
+    assert set_specs.open_set(str(shards), cache).content == whole.content
+    for file in ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"):
+        (folder / file).rename(shards / file)
+    assert set_specs.open_set(str(shards), cache).content == whole.content
+    (folder / "classnames.txt").write_text("of\nanother set\n")
+    (folder / "dataset_type.txt").write_text("retrieval\n")
+    found = set_specs.open_set(str(shards), cache)
+    assert (found.content, found.labels["class"].templates) == (whole.content, ("a drawn {}",))
+
+
+def test_what_lies_beside_shards_makes_no_other_set_of_them(tmp_path: Path, cache: Path) -> None:
+    """Nor is it looked at: the folder above may be a whole disk."""
+    folder = write_webdataset(tmp_path / "set", retrieval_samples(captions(N)), kind="retrieval")
+    for told in (folder, folder / "test"):
+        set_specs.open_set(f"a={told}", cache)
+    kept = set((cache / set_specs.FOLDER).iterdir())
+    (folder / "notes.txt").write_text("x")
+    write_pictures(folder / "other" / "deep", ["0.png", "a\udcff.png"])
+    for told in (folder, folder / "test"):
+        set_specs.open_set(f"a={told}", cache)
+    assert set((cache / set_specs.FOLDER).iterdir()) == kept
+    (folder / "dataset_type.txt").write_text("image_caption_selection")
+    assert set_specs.open_set(f"a={folder}", cache).right_M is not None
+
+
 def test_a_missing_tar_is_named(tmp_path: Path, cache: Path) -> None:
     folder = write_webdataset(tmp_path / "set", retrieval_samples(captions(N)), kind="retrieval")
     (folder / "test" / "2.tar").unlink()
@@ -546,7 +577,7 @@ def test_a_set_is_read_once_until_a_file_changes(tmp_path: Path, cache: Path, mo
     def counted(*args: Any) -> Any:
         reading = whole(*args)
         return type(reading)(
-            reading.layout, reading.facts, lambda copy: (reads.append(1), reading.read(copy))[1], reading.folder
+            reading.layout, reading.facts, lambda copy: (reads.append(1), reading.read(copy))[1], reading.folders
         )
 
     monkeypatch.setattr(set_specs, "detect", counted)

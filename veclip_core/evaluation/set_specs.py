@@ -161,15 +161,13 @@ def _class_texts(spec: SetSpec, reading: Reading) -> class_names.Texts | None:
     if spec.classes:
         return class_names.read_texts(Path(spec.classes))
     stem = Path(class_names.CLASS_NAMES).stem
-    own = (reading.folder / f"{stem}{suffix}" for suffix in (".txt", ".csv", ".tsv", ".json"))
-    file = next((path for path in own if path.is_file()), None)
+    file = reading.beside(*(f"{stem}{suffix}" for suffix in (".txt", ".csv", ".tsv", ".json")))
     return class_names.read_texts(file) if file else None
 
 
 def _templates(name: str, spec: SetSpec, reading: Reading) -> tuple[str, ...] | None:
     if spec.templates:
         return class_names.templates_named(spec.templates)
-    own = reading.folder / class_names.TEMPLATES
-    if own.is_file():
+    if own := reading.beside(class_names.TEMPLATES):
         return class_names.read_templates(own)
     return class_names.templates_named("openai") if name.lower().startswith(class_names.IMAGENET) else None
