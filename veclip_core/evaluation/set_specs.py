@@ -24,7 +24,11 @@ FOLDER = "evaluation_sets"
 
 
 def open_set(
-    told: str, cache: Path, catalogue: str | None = None, allowed_hosts: frozenset[str] = frozenset()
+    told: str,
+    cache: Path,
+    catalogue: str | None = None,
+    allowed_hosts: frozenset[str] = frozenset(),
+    imagenet_templates: bool = True,
 ) -> EvaluationSet:
     """Read a set; what takes long is kept in the cache, and done again when a file has changed.
 
@@ -32,6 +36,7 @@ def open_set(
         told: a name of the catalogue, `openmoji` (the sample's), PATH or NAME=PATH.
         catalogue: path or address of a YAML file of `SetSpec`s.
         allowed_hosts: `host:port` of http servers inside private networks that may be asked.
+        imagenet_templates: whether a set named `imagenet...` without templates of its own has OpenAI's.
 
     Raises:
         EvaluationSetError: where it is not there, or not whole; the message says what mends it.
@@ -51,7 +56,8 @@ def open_set(
     decides = spec.model_dump(mode="json", exclude={"captions", "choice", "templates", "classes", "layout"})
     identity = digest_of([VERSION, reading.layout, decides, reading.facts])
     own = folder / identity[:32]
-    return _evaluation_set(name, spec, reading, read_once(own, lambda: reading.read(own)))
+    found = read_once(own, lambda: reading.read(own))
+    return _evaluation_set(name, spec, reading, found, imagenet_templates)
 
 
 def _resolve(told: str, catalogue: str | None) -> tuple[str, SetSpec | None]:
@@ -81,7 +87,9 @@ def _name_of(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", stem).lstrip("._-") or "set"
 
 
-def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) -> EvaluationSet:
+def _evaluation_set(
+    name: str, spec: SetSpec, reading: Reading, found: Found, imagenet_templates: bool
+) -> EvaluationSet:
     """What was found, under the protocol: so many captions, these texts and templates of the classes."""
     pictures, notes = len(found.ids), dict(found.notes)
     if pictures < MIN_PICTURES:
@@ -110,7 +118,8 @@ def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) ->
         if captions and not spec.label_column and class_names.says_nothing(name, told, texts):
             notes[CLASSES_LEFT_OUT] = notes.get(CLASSES_LEFT_OUT, 0) + 1
             continue
-        labels[label], counted = class_names.labelling_of(name, told, texts, _templates(name, spec, reading))
+        templates = _templates(name, spec, reading, imagenet_templates)
+        labels[label], counted = class_names.labelling_of(name, told, texts, templates)
         for key, number in counted.items():
             notes[key] = notes.get(key, 0) + number
     notes["duplicate_pictures"] = pictures - len(set(found.sha256))
@@ -165,9 +174,11 @@ def _class_texts(spec: SetSpec, reading: Reading) -> class_names.Texts | None:
     return class_names.read_texts(file) if file else None
 
 
-def _templates(name: str, spec: SetSpec, reading: Reading) -> tuple[str, ...] | None:
+def _templates(name: str, spec: SetSpec, reading: Reading, imagenet_templates: bool) -> tuple[str, ...] | None:
     if spec.templates:
         return class_names.templates_named(spec.templates)
     if own := reading.beside(class_names.TEMPLATES):
         return class_names.read_templates(own)
-    return class_names.templates_named("openai") if name.lower().startswith(class_names.IMAGENET) else None
+    if imagenet_templates and name.lower().startswith(class_names.IMAGENET):
+        return class_names.templates_named("openai")
+    return None
