@@ -27,6 +27,7 @@ from tests.unit.set_layouts import (
 )
 from veclip_core.evaluation import set_specs
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError
+from veclip_core.evaluation.zeroshot import in_template
 
 N = 24
 
@@ -165,7 +166,7 @@ def test_a_classification_webdataset_is_read_as_clip_benchmark_reads_it(tmp_path
     assert labelling.target_N.tolist() == told
     assert list(labelling.classes) == dataset.classes
     assert labelling.templates is not None
-    prompts = [template.format("sea {lion}") for template in labelling.templates]
+    prompts = [in_template(template, "sea {lion}") for template in labelling.templates]
     assert prompts == ["a photo of a sea {lion}.", "sea {lion} {here}"]
     assert found.notes == {"empty_classes": 1}
     assert not found.captions

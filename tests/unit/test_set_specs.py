@@ -118,7 +118,7 @@ def test_templates_and_classes_of_the_catalogue(tmp_path: Path) -> None:
     )
     own = open_set("own", tmp_path / "cache", told).labels["class"]
     assert (own.classes, own.target_N.tolist()[::6]) == (("a bee", "an ant"), [1, 0])
-    assert own.templates == ("a {}", "{} {{x}}")
+    assert own.templates == ("a {}", "{} {x}")
     simple = open_set("simple", tmp_path / "cache", told).labels["class"].templates
     assert simple is not None
     assert (len(simple), simple[0]) == (7, "itap of a {}.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from veclip_core.evaluation.layouts.found import Labels, refuse
 from veclip_core.evaluation.sets import EvaluationSetError, Labelling
-from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, readable
+from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, PLACE, readable
 
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -157,7 +157,7 @@ def templates_named(told: str | Sequence[str]) -> tuple[str, ...]:
         from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
         kept = {"openai": OPENAI_IMAGENET_TEMPLATES, "simple": SIMPLE_IMAGENET_TEMPLATES}[told]
-        return tuple(template("{}") for template in kept)
+        return tuple(template(PLACE) for template in kept)
     return tuple(map(_template, told))
 
 
@@ -167,11 +167,11 @@ def read_templates(path: Path) -> tuple[str, ...]:
 
 
 def _template(told: str) -> str:
-    """For `str.format` with the class as its one argument: nothing else in braces is a place."""
-    pieces = told.replace("{c}", "{}").split("{}")
-    if len(pieces) < 2:
+    """With `{}` where the class is put; all else is as it was told, braces too."""
+    template = told.replace("{c}", PLACE)
+    if PLACE not in template:
         raise EvaluationSetError(f"the template {told!r} has no place for the class: write {{}} or {{c}} there")
-    return "{}".join(piece.replace("{", "{{").replace("}", "}}") for piece in pieces)
+    return template
 
 
 def _told(path: Path) -> str:
