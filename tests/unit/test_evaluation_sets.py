@@ -507,6 +507,40 @@ def test_parquet_rows_of_one_picture_are_captions_of_it(tmp_path: Path, cache: P
     assert bytes_of(found) == [picture(n) for n in range(N)]
 
 
+@pytest.mark.parametrize("path", ["", None, "named"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_parquet_rows_of_one_picture_without_a_path_or_beside_classes(
+    tmp_path: Path, cache: Path, path: str | None, labelled: bool
+) -> None:
+    rows = [n // 5 for n in range(5 * N)]
+    images = [{"bytes": picture(n), "path": f"{n}.png" if path else path} for n in rows]
+    columns = {"image": images, "caption": [f"text {n}" for n in range(5 * N)]}
+    columns |= {"label": [("cat", "dog")[n % 2] for n in rows]} if labelled else {}
+    (tmp_path / "hf").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "hf" / "test.parquet")
+    found = set_specs.open_set(str(tmp_path / "hf"), cache)
+    assert texts_of(found) == [[f"text {5 * n + k}" for k in range(5)] for n in range(N)]
+    assert (bytes_of(found), found.notes) == ([picture(n) for n in range(N)], {})
+    if labelled:
+        assert found.labels["class"].target_N.tolist() == [0, 1] * (N // 2)
+
+
+def test_parquet_rows_of_equal_bytes_that_are_not_one_picture(tmp_path: Path, cache: Path) -> None:
+    """Apart without a path, of two classes, or without captions: each is a picture, and counted as equal to another."""
+    (tmp_path / "hf").mkdir()
+    images = [{"bytes": picture(n % N), "path": ""} for n in range(2 * N)]
+    beside = [{"bytes": picture(n // 2), "path": ""} for n in range(2 * N)]
+    texts, classes = [f"text {n}" for n in range(2 * N)], ["cat", "dog"] * N
+    for columns in (
+        {"image": images, "caption": texts},
+        {"image": beside, "caption": texts, "label": classes},
+        {"image": beside, "label": ["cat"] * N + ["dog"] * N},
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "hf" / "test.parquet")
+        found = set_specs.open_set(str(tmp_path / "hf"), cache)
+        assert (len(found), found.notes) == (2 * N, {"duplicate_pictures": N})
+
+
 def test_parquet_with_class_labels(tmp_path: Path, cache: Path) -> None:
     images = [picture(n) for n in range(N)]
     columns = {"image": images, "fine_label": [n % 3 for n in range(N)], "coarse_label": [n % 2 for n in range(N)]}

@@ -90,7 +90,8 @@ def chosen_split(there: Collection[str], told: str) -> str:
 
 
 def read(name: str, spec: SetSpec, files: Sequence[Path], copy: Path) -> Found:
-    """Rows in order. Rows that have a picture's very bytes and path again are further captions of it.
+    """Rows in order. Rows that have a picture's very bytes, path and classes again hold further captions of it; where no path
+    tells one picture from another, neighbouring rows.
 
     Args:
         copy: a folder of this set's own; the tar there is whole once this returns.
@@ -127,8 +128,10 @@ def read(name: str, spec: SetSpec, files: Sequence[Path], copy: Path) -> Found:
                 sha256 = hashlib.sha256(data).hexdigest()
                 path = row[image].get("path") or ""
                 captions = tables.captions_of(row, texts) if texts else []
-                again = rows_of.get((path, sha256)) if path and not labels else None
-                if again is not None:
+                again = rows_of.get((path, sha256)) if texts else None
+                if again is not None and not path and again != len(found.ids) - 1:
+                    again = None
+                if again is not None and all(told[column][again] == row[column] for column in labels):
                     found.captions[again] += captions
                     continue
                 rows_of[path, sha256] = len(found.ids)
