@@ -121,9 +121,10 @@ def test_sugar_crepe_as_clip_benchmark_exports_it(tmp_path: Path, cache: Path) -
     by_name = set_specs.open_set(f"sugar_crepe_swap_att={folder}", cache)
     told = set_specs.open_set("odd", cache, catalogue(tmp_path, {"odd": {"path": str(folder), "choice": True}}))
     plain = set_specs.open_set(f"plain={folder}", cache)
+    by_folder = set_specs.open_set(str(folder), cache)
     assert by_name.right_M is not None
     assert by_name.right_M.tolist() == [True, False] * N
-    assert by_name.content == told.content != plain.content
+    assert by_folder.content == by_name.content == told.content != plain.content
     assert plain.right_M is None
 
 
@@ -474,6 +475,8 @@ def test_imagenet_has_open_clips_names_and_openais_templates(tmp_path: Path, cac
     assert found.classes == ("tench", "goldfish", "toilet paper")
     assert found.templates is not None
     assert (len(found.templates), found.templates[0]) == (80, "a bad photo of a {}.")
+    assert set_specs.open_set(f"wds_ImageNet-R={folder}", cache).labels["class"].classes == found.classes
+    assert len(set_specs.open_set(f"wds_ImageNet-R={folder}", cache).labels["class"].templates or ()) == 80
     folder = write_pictures(tmp_path / "imagenetv2", [f"{(0, 2, 10, 999)[n % 4]}/{n}.png" for n in range(N)])
     found = set_specs.open_set(str(folder), cache).labels["class"]
     assert len(found.classes) == 1000

@@ -14,7 +14,7 @@ from veclip_core.evaluation.layouts.detect import Reading, detect
 from veclip_core.evaluation.layouts.fetching import fetched
 from veclip_core.evaluation.layouts.found import Found, read_once, refuse
 from veclip_core.evaluation.layouts.tables import CLASSES_LEFT_OUT
-from veclip_core.evaluation.set_catalogue import NAME, OPENMOJI, SetSpec, read_catalogue
+from veclip_core.evaluation.set_catalogue import NAME, OPENMOJI, SetSpec, plain_name, read_catalogue
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError, Labelling, read_openmoji
 
 VERSION = 2
@@ -99,7 +99,7 @@ def _evaluation_set(
         )
     captions = _captions(name, spec, found, notes)
     # As CLIP_benchmark knows SugarCrepe: by its name.
-    named_so = re.sub("[_-]", "", name.lower()).startswith("sugarcrepe")
+    named_so = plain_name(name).replace("_", "").startswith("sugarcrepe")
     choice = (spec.choice or found.choice or named_so) and bool(captions)
     if choice:
         alone = [found.ids[row] for row, texts in enumerate(captions) if len(texts) < 2]
@@ -179,6 +179,6 @@ def _templates(name: str, spec: SetSpec, reading: Reading, imagenet_templates: b
         return class_names.templates_named(spec.templates)
     if own := reading.beside(class_names.TEMPLATES):
         return class_names.read_templates(own)
-    if imagenet_templates and name.lower().startswith(class_names.IMAGENET):
+    if imagenet_templates and class_names.is_imagenet(name):
         return class_names.templates_named("openai")
     return None

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from veclip_core.evaluation.layouts.found import Labels, refuse
+from veclip_core.evaluation.set_catalogue import plain_name
 from veclip_core.evaluation.sets import EvaluationSetError, Labelling
 from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, PLACE, readable
 
@@ -66,6 +67,11 @@ def labelling_of(
     return Labelling(tuple(classes), target_N, tuple(templates) if templates else None), counted
 
 
+def is_imagenet(name: str) -> bool:
+    """Whether a set is one of ImageNet's by its name: `imagenet1k`, `ImageNet-V2`, `wds_imagenet-r`."""
+    return plain_name(name).startswith(IMAGENET)
+
+
 def says_nothing(name: str, labels: Labels, texts: Texts | None) -> bool:
     """Whether the labels are numbers of which nobody says what they mean."""
     return labels.numbered and texts is None and _known_texts(name, labels) is None
@@ -73,7 +79,7 @@ def says_nothing(name: str, labels: Labels, texts: Texts | None) -> bool:
 
 def _known_texts(name: str, labels: Labels) -> Texts | None:
     """open_clip's of ImageNet."""
-    return _imagenet_texts(labels.classes, labels.numbered) if name.lower().startswith(IMAGENET) else None
+    return _imagenet_texts(labels.classes, labels.numbered) if is_imagenet(name) else None
 
 
 def _positions(name: str, own: Sequence[str], numbered: bool, texts: list[str]) -> Sequence[int]:
