@@ -1,6 +1,7 @@
 """Evaluation sets in the layouts that others use, whole and damaged."""
 
 import csv
+import gzip
 import io
 import json
 import tarfile
@@ -26,6 +27,7 @@ from tests.unit.set_layouts import (
     write_webdataset,
 )
 from veclip_core.evaluation import set_specs
+from veclip_core.evaluation.layouts import found as limits
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError
 from veclip_core.evaluation.zeroshot import in_template
 
@@ -686,3 +688,35 @@ def test_annotations_that_are_none_of_those_known(tmp_path: Path, cache: Path) -
         (tmp_path / "dataset_x.json").write_text(text)
         with pytest.raises(EvaluationSetError, match=message):
             set_specs.open_set(str(tmp_path), cache)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "csv without a line's end", "csv.gz", "jsonl", "parquet"])
+def test_texts_without_measure_are_refused_before_they_fill_the_memory(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = write_pictures(tmp_path / "mine", [f"{n}.png" for n in range(N)])
+    rows = [(f"{n % N}.png", f"text {n}") for n in range(3_000)]
+    if kind == "json":
+        entries = [{"filename": file, "split": "test", "sentences": [{"raw": text}]} for file, text in rows]
+        (folder / "t.json").write_text(json.dumps({"images": entries}))
+    elif kind == "parquet":
+        files, texts = zip(*rows, strict=True)
+        pq.write_table(pa.table({"file": files, "caption": texts, "scan": [b"x" * 999] * 3_000}), folder / "t.parquet")
+    elif kind == "jsonl":
+        lines = [json.dumps({"file": file, "caption": text}) for file, text in rows]
+        (folder / "t.jsonl").write_text("\n".join(lines))
+    else:
+        write_table(folder / "t.csv", ["file", "caption"], rows)
+        if kind == "csv.gz":
+            (folder / "t.csv.gz").write_bytes(gzip.compress((folder / "t.csv").read_bytes()))
+            (folder / "t.csv").unlink()
+        elif kind != "csv":
+            (folder / "t.csv").write_text("file,caption" + "x" * 60_000)
+    (told,) = (path for path in folder.iterdir() if path.suffix != ".png")
+    monkeypatch.setattr(limits, "MAX_TOLD_BYTES", 2 << 20)
+    if kind not in ("json", "csv without a line's end"):  # what is not read of a parquet does not count
+        assert len(set_specs.open_set(f"a={folder}", cache)) == N
+    monkeypatch.setattr(limits, "MAX_TOLD_BYTES", 40_000)
+    told.touch()
+    with pytest.raises(EvaluationSetError, match=r"t\.\w+.* holds more than 0 MiB of texts, .*COCO's .*150 MB.*Cut it"):
+        set_specs.open_set(f"a={folder}", cache)
