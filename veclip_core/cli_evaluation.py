@@ -75,8 +75,9 @@ def evaluate(
     template: Annotated[
         list[str] | None,
         typer.Option(
-            help="A text with {} in a class's place, such as 'a photo of a {}.', for sets that bring none of their own; by default"
-            " open_clip's simple ones. May be repeated."
+            help="A text with {} in a class's place, as in 'a photo of a {}.', for sets that bring none of their own, neither in a"
+            " file nor in the catalogue; by default open_clip's simple ones, and OpenAI's 80 for a set whose name begins with"
+            " imagenet. The sample's set keeps those of drawings. May be repeated."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
@@ -93,7 +94,7 @@ def evaluate(
 
     settings = Settings.from_environment()
     models = models_named(model, settings, tuple(dict.fromkeys(seed or [0])))
-    sets = sets_named(set_, settings)
+    sets = sets_named(set_, settings, template or ())
     names = list(dict.fromkeys(one.candidate.name for one in models))
     options = {
         "--model": model,

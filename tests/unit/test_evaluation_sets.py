@@ -1,6 +1,7 @@
 """Evaluation sets in the layouts that others use, whole and damaged."""
 
 import csv
+import gzip
 import io
 import json
 import tarfile
@@ -26,7 +27,9 @@ from tests.unit.set_layouts import (
     write_webdataset,
 )
 from veclip_core.evaluation import set_specs
+from veclip_core.evaluation.layouts import found as limits
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError
+from veclip_core.evaluation.zeroshot import in_template
 
 N = 24
 
@@ -122,9 +125,10 @@ def test_sugar_crepe_as_clip_benchmark_exports_it(tmp_path: Path, cache: Path) -
     by_name = set_specs.open_set(f"sugar_crepe_swap_att={folder}", cache)
     told = set_specs.open_set("odd", cache, catalogue(tmp_path, {"odd": {"path": str(folder), "choice": True}}))
     plain = set_specs.open_set(f"plain={folder}", cache)
+    by_folder = set_specs.open_set(str(folder), cache)
     assert by_name.right_M is not None
     assert by_name.right_M.tolist() == [True, False] * N
-    assert by_name.content == told.content != plain.content
+    assert by_folder.content == by_name.content == told.content != plain.content
     assert by_name.pictures_digest == plain.pictures_digest
     assert plain.right_M is None
 
@@ -168,7 +172,7 @@ def test_a_classification_webdataset_is_read_as_clip_benchmark_reads_it(tmp_path
     assert labelling.target_N.tolist() == told
     assert list(labelling.classes) == dataset.classes
     assert labelling.templates is not None
-    prompts = [template.format("sea {lion}") for template in labelling.templates]
+    prompts = [in_template(template, "sea {lion}") for template in labelling.templates]
     assert prompts == ["a photo of a sea {lion}.", "sea {lion} {here}"]
     assert found.notes == {"empty_classes": 1}
     assert not found.captions
@@ -221,6 +225,37 @@ def test_damaged_tars_are_an_error(tmp_path: Path, cache: Path, damage: str) -> 
     )
     with pytest.raises(EvaluationSetError, match=r"1\.tar is damaged or cut off .*fetch it again"):
         set_specs.open_set(str(folder), cache)
+
+
+def test_shards_that_are_given_themselves(tmp_path: Path, cache: Path) -> None:
+    """Their own texts are nearer than those above, which are taken where there are no others."""
+    texts = {"classnames": "cat\nowl\n", "zeroshot_classification_templates": "a drawn {c}\n"}
+    folder = write_webdataset(tmp_path / "set", labelled_samples([0, 1] * 12), kind="classification", **texts)
+    whole = set_specs.open_set(str(folder), cache)
+    shards = folder / "test"
+    assert set_specs.open_set(str(shards), cache).content == whole.content
+    for file in ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"):
+        (folder / file).rename(shards / file)
+    assert set_specs.open_set(str(shards), cache).content == whole.content
+    (folder / "classnames.txt").write_text("of\nanother set\n")
+    (folder / "dataset_type.txt").write_text("retrieval\n")
+    found = set_specs.open_set(str(shards), cache)
+    assert (found.content, found.labels["class"].templates) == (whole.content, ("a drawn {}",))
+
+
+def test_what_lies_beside_shards_makes_no_other_set_of_them(tmp_path: Path, cache: Path) -> None:
+    """Nor is it looked at: the folder above may be a whole disk."""
+    folder = write_webdataset(tmp_path / "set", retrieval_samples(captions(N)), kind="retrieval")
+    for told in (folder, folder / "test"):
+        set_specs.open_set(f"a={told}", cache)
+    kept = set((cache / set_specs.FOLDER).iterdir())
+    (folder / "notes.txt").write_text("x")
+    write_pictures(folder / "other" / "deep", ["0.png", "a\udcff.png"])
+    for told in (folder, folder / "test"):
+        set_specs.open_set(f"a={told}", cache)
+    assert set((cache / set_specs.FOLDER).iterdir()) == kept
+    (folder / "dataset_type.txt").write_text("image_caption_selection")
+    assert set_specs.open_set(f"a={folder}", cache).right_M is not None
 
 
 def test_a_missing_tar_is_named(tmp_path: Path, cache: Path) -> None:
@@ -299,6 +334,56 @@ def test_a_table_of_classes(tmp_path: Path, cache: Path) -> None:
     write_table(folder / "labels.csv", ["file", "label"], [*[row[:2] for row in rows], ("0.png", "owl")])
     with pytest.raises(EvaluationSetError, match=r"1 pictures without one class in label: 0\.png \(owl, sea-lion\)"):
         set_specs.open_set(str(folder), cache)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("label", ["0", "0", "1", "1"]),
+        ("category", ["", "", "dog", "dog"]),
+        ("category", [""] * 4),
+        ("target", ["0", "0", "0.5", "0.5"]),
+        ("label", ["right", "right", "right", "wrong"]),
+    ],
+)
+def test_a_column_beside_captions_that_says_no_classes_is_left_out(
+    tmp_path: Path, cache: Path, column: str, cells: list[str]
+) -> None:
+    """Nobody said that it is one of classes; once it is told, what is wrong with it is an error."""
+    files = [f"{n}.png" for n in range(N)]
+    folder = write_pictures(tmp_path / "mine", files)
+    rows = [(f"{n // 2}.png", f"text {n}", cells[n % 4]) for n in range(2 * N)]
+    write_table(folder / "t.csv", ["file", "caption", column], rows)
+    found = set_specs.open_set(str(folder), cache)
+    assert (found.labels, found.notes) == ({}, {"class_columns_left_out": 1})
+    assert (len(found), len(found.captions)) == (N, len(rows))
+    if column == "target":
+        return
+    told = catalogue(tmp_path, {"m": {"path": "mine", "label_column": column}})
+    with pytest.raises(EvaluationSetError, match=r"no texts of the classes|pictures without one class in"):
+        set_specs.open_set("m", cache, told)
+
+
+def test_numbers_beside_captions_are_classes_where_their_texts_are_there(tmp_path: Path, cache: Path) -> None:
+    files = [f"{n}.png" for n in range(N)]
+    folder = write_pictures(tmp_path / "mine", files)
+    write_table(folder / "t.csv", ["file", "caption", "label"], [(f, "text", str(n % 2)) for n, f in enumerate(files)])
+    (folder / "classnames.txt").write_text("owl\nseal\n")
+    found = set_specs.open_set(str(folder), cache)
+    assert (found.labels["class"].classes, found.notes) == (("owl", "seal"), {})
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0.0, 0.5], [-1, 0], ["", "dog"], [None, "dog"]])
+def test_parquet_with_captions_and_a_column_that_says_no_classes(
+    tmp_path: Path, cache: Path, labels: list[Any]
+) -> None:
+    columns = {
+        "image": [picture(n) for n in range(N)],
+        "caption": [f"text {n}" for n in range(N)],
+        "label": labels * (N // 2),
+    }
+    found = set_specs.open_set(str(write_parquet(tmp_path / "hf" / "test.parquet", columns)), cache)
+    assert (found.labels, found.notes, len(found.captions)) == ({}, {"class_columns_left_out": 1}, N)
 
 
 def test_rows_and_pictures_that_do_not_match(tmp_path: Path, cache: Path) -> None:
@@ -395,6 +480,8 @@ def test_imagenet_has_open_clips_names_and_openais_templates(tmp_path: Path, cac
     assert found.classes == ("tench", "goldfish", "toilet paper")
     assert found.templates is not None
     assert (len(found.templates), found.templates[0]) == (80, "a bad photo of a {}.")
+    assert set_specs.open_set(f"wds_ImageNet-R={folder}", cache).labels["class"].classes == found.classes
+    assert len(set_specs.open_set(f"wds_ImageNet-R={folder}", cache).labels["class"].templates or ()) == 80
     folder = write_pictures(tmp_path / "imagenetv2", [f"{(0, 2, 10, 999)[n % 4]}/{n}.png" for n in range(N)])
     found = set_specs.open_set(str(folder), cache).labels["class"]
     assert len(found.classes) == 1000
@@ -426,6 +513,40 @@ def test_parquet_rows_of_one_picture_are_captions_of_it(tmp_path: Path, cache: P
     found = set_specs.open_set(str(path), cache)
     assert texts_of(found) == [[f"text {2 * n}", f"text {2 * n + 1}"] for n in range(N)]
     assert bytes_of(found) == [picture(n) for n in range(N)]
+
+
+@pytest.mark.parametrize("path", ["", None, "named"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_parquet_rows_of_one_picture_without_a_path_or_beside_classes(
+    tmp_path: Path, cache: Path, path: str | None, labelled: bool
+) -> None:
+    rows = [n // 5 for n in range(5 * N)]
+    images = [{"bytes": picture(n), "path": f"{n}.png" if path else path} for n in rows]
+    columns = {"image": images, "caption": [f"text {n}" for n in range(5 * N)]}
+    columns |= {"label": [("cat", "dog")[n % 2] for n in rows]} if labelled else {}
+    (tmp_path / "hf").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "hf" / "test.parquet")
+    found = set_specs.open_set(str(tmp_path / "hf"), cache)
+    assert texts_of(found) == [[f"text {5 * n + k}" for k in range(5)] for n in range(N)]
+    assert (bytes_of(found), found.notes) == ([picture(n) for n in range(N)], {})
+    if labelled:
+        assert found.labels["class"].target_N.tolist() == [0, 1] * (N // 2)
+
+
+def test_parquet_rows_of_equal_bytes_that_are_not_one_picture(tmp_path: Path, cache: Path) -> None:
+    """Apart without a path, of two classes, or without captions: each is a picture, and counted as equal to another."""
+    (tmp_path / "hf").mkdir()
+    images = [{"bytes": picture(n % N), "path": ""} for n in range(2 * N)]
+    beside = [{"bytes": picture(n // 2), "path": ""} for n in range(2 * N)]
+    texts, classes = [f"text {n}" for n in range(2 * N)], ["cat", "dog"] * N
+    for columns in (
+        {"image": images, "caption": texts},
+        {"image": beside, "caption": texts, "label": classes},
+        {"image": beside, "label": ["cat"] * N + ["dog"] * N},
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "hf" / "test.parquet")
+        found = set_specs.open_set(str(tmp_path / "hf"), cache)
+        assert (len(found), found.notes) == (2 * N, {"duplicate_pictures": N})
 
 
 def test_parquet_with_class_labels(tmp_path: Path, cache: Path) -> None:
@@ -499,7 +620,7 @@ def test_a_set_is_read_once_until_a_file_changes(tmp_path: Path, cache: Path, mo
     def counted(*args: Any) -> Any:
         reading = whole(*args)
         return type(reading)(
-            reading.layout, reading.facts, lambda copy: (reads.append(1), reading.read(copy))[1], reading.folder
+            reading.layout, reading.facts, lambda copy: (reads.append(1), reading.read(copy))[1], reading.folders
         )
 
     monkeypatch.setattr(set_specs, "detect", counted)
@@ -570,3 +691,35 @@ def test_annotations_that_are_none_of_those_known(tmp_path: Path, cache: Path) -
         (tmp_path / "dataset_x.json").write_text(text)
         with pytest.raises(EvaluationSetError, match=message):
             set_specs.open_set(str(tmp_path), cache)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "csv without a line's end", "csv.gz", "jsonl", "parquet"])
+def test_texts_without_measure_are_refused_before_they_fill_the_memory(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = write_pictures(tmp_path / "mine", [f"{n}.png" for n in range(N)])
+    rows = [(f"{n % N}.png", f"text {n}") for n in range(3_000)]
+    if kind == "json":
+        entries = [{"filename": file, "split": "test", "sentences": [{"raw": text}]} for file, text in rows]
+        (folder / "t.json").write_text(json.dumps({"images": entries}))
+    elif kind == "parquet":
+        files, texts = zip(*rows, strict=True)
+        pq.write_table(pa.table({"file": files, "caption": texts, "scan": [b"x" * 999] * 3_000}), folder / "t.parquet")
+    elif kind == "jsonl":
+        lines = [json.dumps({"file": file, "caption": text}) for file, text in rows]
+        (folder / "t.jsonl").write_text("\n".join(lines))
+    else:
+        write_table(folder / "t.csv", ["file", "caption"], rows)
+        if kind == "csv.gz":
+            (folder / "t.csv.gz").write_bytes(gzip.compress((folder / "t.csv").read_bytes()))
+            (folder / "t.csv").unlink()
+        elif kind != "csv":
+            (folder / "t.csv").write_text("file,caption" + "x" * 60_000)
+    (told,) = (path for path in folder.iterdir() if path.suffix != ".png")
+    monkeypatch.setattr(limits, "MAX_TOLD_BYTES", 2 << 20)
+    if kind not in ("json", "csv without a line's end"):  # what is not read of a parquet does not count
+        assert len(set_specs.open_set(f"a={folder}", cache)) == N
+    monkeypatch.setattr(limits, "MAX_TOLD_BYTES", 40_000)
+    told.touch()
+    with pytest.raises(EvaluationSetError, match=r"t\.\w+.* holds more than 0 MiB of texts, .*COCO's .*150 MB.*Cut it"):
+        set_specs.open_set(f"a={folder}", cache)

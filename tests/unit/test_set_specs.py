@@ -3,12 +3,18 @@
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from tests.unit.evaluation_world import write_openmoji
 from tests.unit.set_layouts import captions, retrieval_samples, write_karpathy, write_pictures, write_webdataset
+from veclip_core.cli import app
+from veclip_core.evaluation.layouts.class_names import templates_named
 from veclip_core.evaluation.set_catalogue import read_catalogue
 from veclip_core.evaluation.set_specs import open_set
 from veclip_core.evaluation.sets import EvaluationSetError
+from veclip_core.pipeline import models, models_evaluation
+from veclip_core.pipeline.models_evaluation import Asked
 from veclip_core.pipeline.sets import set_named
 from veclip_core.settings import Settings
 
@@ -112,7 +118,7 @@ def test_templates_and_classes_of_the_catalogue(tmp_path: Path) -> None:
     )
     own = open_set("own", tmp_path / "cache", told).labels["class"]
     assert (own.classes, own.target_N.tolist()[::6]) == (("a bee", "an ant"), [1, 0])
-    assert own.templates == ("a {}", "{} {{x}}")
+    assert own.templates == ("a {}", "{} {x}")
     simple = open_set("simple", tmp_path / "cache", told).labels["class"].templates
     assert simple is not None
     assert (len(simple), simple[0]) == (7, "itap of a {}.")
@@ -120,3 +126,30 @@ def test_templates_and_classes_of_the_catalogue(tmp_path: Path) -> None:
     assert drawing is not None
     assert drawing[1] == "a drawing of a {}"
     assert open_set("plain", tmp_path / "cache", told).labels["class"].templates is None
+
+
+def test_the_callers_templates_stand_before_openais_and_after_the_sets_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `veclip evaluate --template` tells them."""
+    plain = write_pictures(tmp_path / "imagenet-mine", [f"{'ab'[n % 2]}/{n}.png" for n in range(12)])
+    own = write_pictures(tmp_path / "imagenet-own", [f"{'ab'[n % 2]}/{n}.png" for n in range(12)])
+    (own / "zeroshot_classification_templates.txt").write_text("its {c}\n")
+    told = catalogue(tmp_path, "imagenet-told: {path: imagenet-mine, templates: openai}")
+    for key, value in {"ROOT": str(tmp_path), "CACHE": str(tmp_path / "cache"), "EVALUATION_SETS": told}.items():
+        monkeypatch.setenv(f"VECLIP_{key}", value)
+    asked: list[Asked] = []
+    monkeypatch.setattr(models, "models_named", lambda *_: [])
+
+    def stop(_: Settings, one: Asked) -> None:
+        asked.append(one)
+        raise typer.Exit(3)
+
+    monkeypatch.setattr(models_evaluation, "evaluate_models", stop)
+    sets = [word for one in (str(plain), str(own), "imagenet-told") for word in ("--set", one)]
+    for options in ([], ["--template", "a sketch of {}"]):
+        result = CliRunner().invoke(app, ["evaluate", "--model", "any", *sets, *options])
+        assert result.exit_code == 3, result.output
+    scored = [[one.labels["class"].templates or made.config.templates for one in made.sets] for made in asked]
+    openai = templates_named("openai")
+    assert scored == [[openai, ("its {}",), openai], [("a sketch of {}",), ("its {}",), openai]]

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from veclip_core.evaluation.set_catalogue import plain_name
+
 SOURCE = "README of apple/ml-veclip (VeCLIP, arXiv 2310.07699)"
 COLUMNS = {
     "coco_i2t_r1": "COCO I→T R@1",
@@ -105,7 +107,7 @@ class PaperSet:
     """An evaluation set of the table."""
 
     names: tuple[str, ...]
-    """By which it is recognised: case, `-` and a leading `wds_` don't matter."""
+    """By which it is recognised, plain (`plain_name`)."""
     metrics: Mapping[str, str]
     """Column to our metric; of a classification without the name of the classes."""
     pictures: int
@@ -159,7 +161,7 @@ class PaperVerdict:
 
 def paper_set(name: str) -> str | None:
     """Which of the table's sets one of that name is."""
-    plain = name.lower().replace("-", "_").removeprefix("wds_")
+    plain = plain_name(name)
     return next((of for of, one in PAPER_SETS.items() if plain in one.names), None)
 
 

@@ -62,6 +62,11 @@ class SetSpec(Config):
         return tuple(name.strip() for name in self.caption_column.split(",") if name.strip())
 
 
+def plain_name(name: str) -> str:
+    """By which a known set is recognised: case, `-` and CLIP_benchmark's leading `wds_` don't matter."""
+    return name.lower().replace("-", "_").removeprefix("wds_")
+
+
 def read_catalogue(uri: str) -> dict[str, SetSpec]:
     """The sets of a catalogue by name.
 

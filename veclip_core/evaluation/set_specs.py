@@ -13,17 +13,22 @@ from veclip_core.evaluation.layouts import class_names
 from veclip_core.evaluation.layouts.detect import Reading, detect
 from veclip_core.evaluation.layouts.fetching import fetched
 from veclip_core.evaluation.layouts.found import Found, read_once, refuse
-from veclip_core.evaluation.set_catalogue import NAME, OPENMOJI, SetSpec, read_catalogue
+from veclip_core.evaluation.layouts.tables import CLASSES_LEFT_OUT
+from veclip_core.evaluation.set_catalogue import NAME, OPENMOJI, SetSpec, plain_name, read_catalogue
 from veclip_core.evaluation.sets import EvaluationSet, EvaluationSetError, Labelling, read_openmoji
 
-VERSION = 1
+VERSION = 2
 """Raised when a layout is read otherwise, so that what was found before is found anew."""
 MIN_PICTURES = 10
 FOLDER = "evaluation_sets"
 
 
 def open_set(
-    told: str, cache: Path, catalogue: str | None = None, allowed_hosts: frozenset[str] = frozenset()
+    told: str,
+    cache: Path,
+    catalogue: str | None = None,
+    allowed_hosts: frozenset[str] = frozenset(),
+    imagenet_templates: bool = True,
 ) -> EvaluationSet:
     """Read a set; what takes long is kept in the cache, and done again when a file has changed.
 
@@ -31,6 +36,7 @@ def open_set(
         told: a name of the catalogue, `openmoji` (the sample's), PATH or NAME=PATH.
         catalogue: path or address of a YAML file of `SetSpec`s.
         allowed_hosts: `host:port` of http servers inside private networks that may be asked.
+        imagenet_templates: whether a set named `imagenet...` without templates of its own has OpenAI's.
 
     Raises:
         EvaluationSetError: where it is not there, or not whole; the message says what mends it.
@@ -50,7 +56,8 @@ def open_set(
     decides = spec.model_dump(mode="json", exclude={"captions", "choice", "templates", "classes", "layout"})
     identity = digest_of([VERSION, reading.layout, decides, reading.facts])
     own = folder / identity[:32]
-    return _evaluation_set(name, spec, reading, read_once(own, lambda: reading.read(own)))
+    found = read_once(own, lambda: reading.read(own))
+    return _evaluation_set(name, spec, reading, found, imagenet_templates)
 
 
 def _resolve(told: str, catalogue: str | None) -> tuple[str, SetSpec | None]:
@@ -80,7 +87,9 @@ def _name_of(path: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", stem).lstrip("._-") or "set"
 
 
-def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) -> EvaluationSet:
+def _evaluation_set(
+    name: str, spec: SetSpec, reading: Reading, found: Found, imagenet_templates: bool
+) -> EvaluationSet:
     """What was found, under the protocol: so many captions, these texts and templates of the classes."""
     pictures, notes = len(found.ids), dict(found.notes)
     if pictures < MIN_PICTURES:
@@ -90,7 +99,7 @@ def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) ->
         )
     captions = _captions(name, spec, found, notes)
     # As CLIP_benchmark knows SugarCrepe: by its name.
-    named_so = re.sub("[_-]", "", name.lower()).startswith("sugarcrepe")
+    named_so = plain_name(name).replace("_", "").startswith("sugarcrepe")
     choice = (spec.choice or found.choice or named_so) and bool(captions)
     if choice:
         alone = [found.ids[row] for row, texts in enumerate(captions) if len(texts) < 2]
@@ -106,7 +115,11 @@ def _evaluation_set(name: str, spec: SetSpec, reading: Reading, found: Found) ->
     labels: dict[str, Labelling] = {}
     for label, told in found.labels.items():
         texts = _class_texts(spec, reading) if len(found.labels) == 1 else None
-        labels[label], counted = class_names.labelling_of(name, told, texts, _templates(name, spec, reading))
+        if captions and not spec.label_column and class_names.says_nothing(name, told, texts):
+            notes[CLASSES_LEFT_OUT] = notes.get(CLASSES_LEFT_OUT, 0) + 1
+            continue
+        templates = _templates(name, spec, reading, imagenet_templates)
+        labels[label], counted = class_names.labelling_of(name, told, texts, templates)
         for key, number in counted.items():
             notes[key] = notes.get(key, 0) + number
     notes["duplicate_pictures"] = pictures - len(set(found.sha256))
@@ -158,15 +171,15 @@ def _class_texts(spec: SetSpec, reading: Reading) -> class_names.Texts | None:
     if spec.classes:
         return class_names.read_texts(Path(spec.classes))
     stem = Path(class_names.CLASS_NAMES).stem
-    own = (reading.folder / f"{stem}{suffix}" for suffix in (".txt", ".csv", ".tsv", ".json"))
-    file = next((path for path in own if path.is_file()), None)
+    file = reading.beside(*(f"{stem}{suffix}" for suffix in (".txt", ".csv", ".tsv", ".json")))
     return class_names.read_texts(file) if file else None
 
 
-def _templates(name: str, spec: SetSpec, reading: Reading) -> tuple[str, ...] | None:
+def _templates(name: str, spec: SetSpec, reading: Reading, imagenet_templates: bool) -> tuple[str, ...] | None:
     if spec.templates:
         return class_names.templates_named(spec.templates)
-    own = reading.folder / class_names.TEMPLATES
-    if own.is_file():
+    if own := reading.beside(class_names.TEMPLATES):
         return class_names.read_templates(own)
-    return class_names.templates_named("openai") if name.lower().startswith(class_names.IMAGENET) else None
+    if imagenet_templates and class_names.is_imagenet(name):
+        return class_names.templates_named("openai")
+    return None

@@ -8,6 +8,8 @@ from veclip_core.evaluation.retrieval import Ranked, ranked
 
 EncodeText = Callable[[list[str]], np.ndarray]
 
+PLACE = "{}"
+"""Of the class in a template."""
 DRAWING_TEMPLATES = (
     "{}",
     "a drawing of a {}",
@@ -20,7 +22,7 @@ DRAWING_TEMPLATES = (
 
 def in_template(template: str, name: str) -> str:
     """Not `str.format`: a template is a stranger's text too."""
-    return template.replace("{}", name)
+    return template.replace(PLACE, name)
 
 
 def class_embeddings(encode_text: EncodeText, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:

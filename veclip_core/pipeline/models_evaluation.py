@@ -81,13 +81,16 @@ class MadeEvaluation:
         return all(one.holds is not False for one in self.verdicts)
 
 
-def sets_named(told: Sequence[str], settings: Settings) -> list[EvaluationSet]:
+def sets_named(told: Sequence[str], settings: Settings, templates: Sequence[str] = ()) -> list[EvaluationSet]:
     """Evaluation sets, those of the sample with the templates of drawings whatever others are evaluated by.
+
+    Args:
+        templates: by which classes without templates are scored; they stand before OpenAI's for a set named `imagenet...`.
 
     Raises:
         EvaluationSetError: where one is not there, or not whole.
     """
-    found = [set_named(one, settings) for one in told]
+    found = [set_named(one, settings, imagenet_templates=not templates) for one in told]
     return [_of_drawings(one) if one.name == OPENMOJI else one for one in found]
 
 

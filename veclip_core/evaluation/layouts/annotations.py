@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from veclip_core.evaluation.layouts import found as limits
 from veclip_core.evaluation.layouts.found import Found, refuse
 from veclip_core.evaluation.layouts.listing import Files, Listing, digests
 from veclip_core.evaluation.set_catalogue import SetSpec
@@ -57,7 +58,11 @@ def read(name: str, spec: SetSpec, annotations: Path, listing: Listing) -> Found
 
 def _entries(name: str, spec: SetSpec, annotations: Path) -> tuple[list[Entry], bool]:
     try:
-        value = json.loads(annotations.read_bytes())
+        with open(annotations, "rb") as file:
+            told = file.read(limits.MAX_TOLD_BYTES + 1)
+        if len(told) > limits.MAX_TOLD_BYTES:
+            raise limits.too_large(annotations)
+        value = json.loads(told)
         if not isinstance(value, Mapping):
             raise TypeError("no object")
         images = value.get("images")

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from veclip_core.evaluation.layouts.found import Labels, refuse
+from veclip_core.evaluation.set_catalogue import plain_name
 from veclip_core.evaluation.sets import EvaluationSetError, Labelling
-from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, readable
+from veclip_core.evaluation.zeroshot import DRAWING_TEMPLATES, PLACE, readable
 
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -40,8 +41,8 @@ def labelling_of(
     own = labels.classes
     classes: list[str]
     at: Sequence[int]
-    if texts is None and name.lower().startswith(IMAGENET):
-        texts = _imagenet_texts(own, labels.numbered)
+    if texts is None:
+        texts = _known_texts(name, labels)
     if texts is None:
         if labels.numbered:
             raise EvaluationSetError(
@@ -64,6 +65,21 @@ def labelling_of(
         "classes_of_one_text": len(classes) - len(set(classes)),
     }
     return Labelling(tuple(classes), target_N, tuple(templates) if templates else None), counted
+
+
+def is_imagenet(name: str) -> bool:
+    """Whether a set is one of ImageNet's by its name: `imagenet1k`, `ImageNet-V2`, `wds_imagenet-r`."""
+    return plain_name(name).startswith(IMAGENET)
+
+
+def says_nothing(name: str, labels: Labels, texts: Texts | None) -> bool:
+    """Whether the labels are numbers of which nobody says what they mean."""
+    return labels.numbered and texts is None and _known_texts(name, labels) is None
+
+
+def _known_texts(name: str, labels: Labels) -> Texts | None:
+    """open_clip's of ImageNet."""
+    return _imagenet_texts(labels.classes, labels.numbered) if is_imagenet(name) else None
 
 
 def _positions(name: str, own: Sequence[str], numbered: bool, texts: list[str]) -> Sequence[int]:
@@ -147,7 +163,7 @@ def templates_named(told: str | Sequence[str]) -> tuple[str, ...]:
         from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
         kept = {"openai": OPENAI_IMAGENET_TEMPLATES, "simple": SIMPLE_IMAGENET_TEMPLATES}[told]
-        return tuple(template("{}") for template in kept)
+        return tuple(template(PLACE) for template in kept)
     return tuple(map(_template, told))
 
 
@@ -157,11 +173,11 @@ def read_templates(path: Path) -> tuple[str, ...]:
 
 
 def _template(told: str) -> str:
-    """For `str.format` with the class as its one argument: nothing else in braces is a place."""
-    pieces = told.replace("{c}", "{}").split("{}")
-    if len(pieces) < 2:
+    """With `{}` where the class is put; all else is as it was told, braces too."""
+    template = told.replace("{c}", PLACE)
+    if PLACE not in template:
         raise EvaluationSetError(f"the template {told!r} has no place for the class: write {{}} or {{c}} there")
-    return "{}".join(piece.replace("{", "{{").replace("}", "}}") for piece in pieces)
+    return template
 
 
 def _told(path: Path) -> str:

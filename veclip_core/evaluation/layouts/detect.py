@@ -29,8 +29,12 @@ class Reading:
     """What tells it from another at the same place: files by size and time."""
     read: Callable[[Path], Found]
     """Given a folder of its own in the cache, for what has to be copied."""
-    folder: Path
-    """Where class names and templates may lie."""
+    folders: tuple[Path, ...]
+    """Where class names and templates may lie, the nearest first."""
+
+    def beside(self, *files: str) -> Path | None:
+        """The first of these files that is there."""
+        return next((path for folder in self.folders for file in files if (path := folder / file).is_file()), None)
 
 
 def detect(name: str, spec: SetSpec, path: Path) -> Reading:
@@ -55,19 +59,22 @@ def detect(name: str, spec: SetSpec, path: Path) -> Reading:
                 " WebDatasets is one folder a split, with nshards.txt and 0.tar, 1.tar and on (another"
                 " split: `split` in the catalogue)"
             )
-        listed = Listing.of(shards.parent)
-        return Reading(layout, listed.facts(), lambda _: webdataset.read(name, shards), shards.parent)
+        # No more than what is read: in a folder above, whatever else lies there would make another set of it.
+        facts = _facts(webdataset.files_of(shards))
+        return Reading(layout, facts, lambda _: webdataset.read(name, shards), (shards, shards.parent))
     folder = path if path.is_dir() else path.parent
     if layout == "parquet":
         files = parquets.files_of(name, spec, path)
-        return Reading(layout, _facts(files), lambda copy: parquets.read(name, spec, files, copy), folder)
+        return Reading(layout, _facts(files), lambda copy: parquets.read(name, spec, files, copy), (folder,))
     pictures = Listing.of(Path(spec.pictures) if spec.pictures else folder)
     if layout == "folders":
         classes = class_folders.classes_of(name, spec, pictures)
-        return Reading(layout, [classes, *pictures.facts()], lambda _: class_folders.read(name, spec, pictures), folder)
+        return Reading(
+            layout, [classes, *pictures.facts()], lambda _: class_folders.read(name, spec, pictures), (folder,)
+        )
     file = path if path.is_file() else _one_of(path, layout)
     read = annotations.read if layout == "json" else tables.read
-    return Reading(layout, [*_facts([file]), *pictures.facts()], lambda _: read(name, spec, file, pictures), folder)
+    return Reading(layout, [*_facts([file]), *pictures.facts()], lambda _: read(name, spec, file, pictures), (folder,))
 
 
 def _layout_of(path: Path) -> Layout | None:

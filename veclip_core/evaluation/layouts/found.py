@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 NAMED_FIRST = 3
 """Of the rows or files that an error counts, so many are named."""
+MAX_TOLD_BYTES = 512 << 20
+"""Of the captions and classes of a set, unpacked, which are read into memory: COCO's annotations, the largest of those known, have
+some 150 MB."""
 KEPT_AS = "found.parquet"
 
 
@@ -117,6 +120,13 @@ def read_once(folder: Path, read: Callable[[], Found]) -> Found:
         found = read()
         found.write(kept)
         return found
+
+
+def too_large(file: Path) -> EvaluationSetError:
+    return EvaluationSetError(
+        f"{file} holds more than {MAX_TOLD_BYTES >> 20} MiB of texts, the most that is read (COCO's annotations have some"
+        " 150 MB): is it that of an evaluation set? Cut it to the split that is meant"
+    )
 
 
 def refuse(where: object, problems: Sequence[Any], what: str, mend: str) -> None:

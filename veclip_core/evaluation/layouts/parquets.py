@@ -90,7 +90,8 @@ def chosen_split(there: Collection[str], told: str) -> str:
 
 
 def read(name: str, spec: SetSpec, files: Sequence[Path], copy: Path) -> Found:
-    """Rows in order. Rows that have a picture's very bytes and path again are further captions of it.
+    """Rows in order. Rows that have a picture's very bytes, path and classes again hold further captions of it; where no path
+    tells one picture from another, neighbouring rows.
 
     Args:
         copy: a folder of this set's own; the tar there is whole once this returns.
@@ -127,8 +128,10 @@ def read(name: str, spec: SetSpec, files: Sequence[Path], copy: Path) -> Found:
                 sha256 = hashlib.sha256(data).hexdigest()
                 path = row[image].get("path") or ""
                 captions = tables.captions_of(row, texts) if texts else []
-                again = rows_of.get((path, sha256)) if path and not labels else None
-                if again is not None:
+                again = rows_of.get((path, sha256)) if texts else None
+                if again is not None and not path and again != len(found.ids) - 1:
+                    again = None
+                if again is not None and all(told[column][again] == row[column] for column in labels):
                     found.captions[again] += captions
                     continue
                 rows_of[path, sha256] = len(found.ids)
@@ -145,6 +148,10 @@ def read(name: str, spec: SetSpec, files: Sequence[Path], copy: Path) -> Found:
     finally:
         aside.unlink(missing_ok=True)
     for column in labels:
+        named = spec.label_column or column in named_classes
+        if texts and not named and not tables.fit_for_classes({tables.class_of(one)} for one in told[column]):
+            found.notes[tables.CLASSES_LEFT_OUT] = 1
+            continue
         known_as = column if len(labels) > 1 else LABEL
         found.labels[known_as] = _labels(name, column, told[column], named_classes.get(column))
     return found
@@ -242,7 +249,7 @@ def _labels(name: str, column: str, told: list[Any], classes: list[str] | None) 
         )  # fmt: skip
     if classes is not None:
         return Labels(told, classes)
-    texts = ["" if one is None else str(one).strip() for one in told]
+    texts = list(map(tables.class_of, told))
     refuse(
         name, [row for row, one in enumerate(texts) if not one], f"rows without a class in {column}", "Give each one."
     )

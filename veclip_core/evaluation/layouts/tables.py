@@ -3,11 +3,12 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from veclip_core.evaluation.layouts import found as limits
 from veclip_core.evaluation.layouts.class_folders import LABEL
 from veclip_core.evaluation.layouts.found import Found, Labels, refuse
 from veclip_core.evaluation.layouts.listing import Files, Listing, digests
@@ -22,6 +23,9 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "categor
 SPLIT_COLUMN = "split"
 SPLITS = ("test", "val", "validation", "train")
 """In order of preference, where none is told."""
+BATCH_ROWS = 1_024
+CLASSES_LEFT_OUT = "class_columns_left_out"
+"""Of the notes: columns named as if of classes, which say none; told only where captions are there."""
 
 Row = dict[str, Any]
 
@@ -43,7 +47,7 @@ def read(name: str, spec: SetSpec, table: Path, listing: Listing) -> Found:
     Raises:
         EvaluationSetError: for a row without a file, a file that is not there, a file of two classes.
     """
-    all_rows, found = rows_of(table), Found()
+    all_rows, found = rows_of(table, lambda columns: _needed(table, columns, spec)), Found()
     if not all_rows:
         raise EvaluationSetError(f"{table} has no rows")
     columns = list(all_rows[0])
@@ -68,10 +72,22 @@ def read(name: str, spec: SetSpec, table: Path, listing: Listing) -> Found:
     for (file, own), path, sha256 in zip(by_file.items(), paths, digests(paths, name), strict=True):
         found.add(file, PicturePlace(str(path)), sha256, [text for row in own for text in captions_of(row, texts)])
     if label is not None:
-        found.labels[LABEL] = _labels(table, label, by_file)
+        told = [{class_of(row[label]) for row in own} for own in by_file.values()]
+        if not texts or spec.label_column or fit_for_classes(told):
+            found.labels[LABEL] = _labels(table, label, dict(zip(by_file, told, strict=True)))
+        else:
+            found.notes[CLASSES_LEFT_OUT] = 1
     named = {files.find(str(row[image] or "")) for row in all_rows} - {None}
     found.notes["pictures_without_text"] = len(listing.pictures) - len(named)
     return found
+
+
+def _needed(table: Path, columns: Sequence[str], spec: SetSpec) -> list[str]:
+    image = column_of(table, columns, spec.image_column, FILE_COLUMNS, "the pictures' files")
+    texts = caption_columns(table, columns, spec)
+    label = label_column(table, columns, spec, texts)
+    split = [one for one in columns if one.lower() == SPLIT_COLUMN]
+    return list(dict.fromkeys([image, *texts, *([label] if label is not None else []), *split]))
 
 
 def of_split(name: str, spec: SetSpec, rows: list[Row], found: Found) -> list[Row]:
@@ -151,43 +167,91 @@ def _texts(cell: Any) -> Iterator[str]:
         yield "" if cell is None else str(cell)
 
 
-def _labels(table: Path, column: str, by_file: dict[str, list[Row]]) -> Labels:
-    told: list[str] = []
-    unclear: list[str] = []
-    for file, rows in by_file.items():
-        of_rows = {str("" if row[column] is None else row[column]).strip() for row in rows}
-        told.append(next(iter(of_rows)))
-        if len(of_rows) > 1 or not told[-1]:
-            unclear.append(f"{file} ({', '.join(sorted(of_rows)) or 'empty'})")
+def fit_for_classes(told: Iterable[Collection[str]]) -> bool:
+    """Whether a column that nobody told says one class of each picture; beside captions it may be anything of such a name.
+
+    Whole numbers are classes where texts of these are found, which is not known here; measures (0.73) never are.
+    """
+    classes = set()
+    for of_picture in told:
+        if len(of_picture) != 1 or "" in of_picture:
+            return False
+        classes.update(of_picture)
+    return all(map(str.isdecimal, classes)) or not all(map(_is_number, classes))
+
+
+def _is_number(told: str) -> bool:
+    try:
+        float(told)
+    except ValueError:
+        return False
+    return True
+
+
+def class_of(cell: Any) -> str:
+    """As a cell names it; empty where it doesn't."""
+    return "" if cell is None else str(cell).strip()
+
+
+def _labels(table: Path, column: str, told: Mapping[str, Collection[str]]) -> Labels:
+    unclear = [
+        f"{file} ({', '.join(sorted(classes)) or 'empty'})"
+        for file, classes in told.items()
+        if len(classes) > 1 or "" in classes
+    ]
     refuse(table, unclear, f"{len(unclear):,} pictures without one class in {column}", "Give each picture one.")
-    numbered = all(one.isascii() and one.isdigit() for one in told)
-    classes = sorted(set(told), key=int if numbered else None)
+    of_picture = [next(iter(classes)) for classes in told.values()]
+    numbered = all(one.isascii() and one.isdigit() for one in of_picture)
+    classes = sorted(set(of_picture), key=int if numbered else None)
     at = {one: number for number, one in enumerate(classes)}
-    return Labels([at[one] for one in told], classes, numbered)
+    return Labels([at[one] for one in of_picture], classes, numbered)
 
 
-def rows_of(table: Path) -> list[Row]:
+def rows_of(table: Path, needed: Callable[[Sequence[str]], Sequence[str]]) -> list[Row]:
     """All rows of a table by column.
 
+    Args:
+        needed: of the columns there are; of a parquet no others are read.
+
     Raises:
-        EvaluationSetError: where it, or a row, can't be read.
+        EvaluationSetError: where it, or a row, can't be read, or it is larger than any table of texts.
     """
     kind = format_of(table.name)
     try:
         if kind == "parquet":
-            import pyarrow.parquet as pq
-
-            rows: list[Row] = pq.read_table(table, use_threads=False, pre_buffer=False).to_pylist()
-            return rows
+            return list(_parquet(table, needed))
         with open_text_list(str(table), "utf-8-sig", newline="") as text:
-            return list(_jsonl(table, text) if kind == "jsonl" else _csv(table, text, kind))
+            lines = _lines(table, text)
+            return list(_jsonl(table, lines) if kind == "jsonl" else _csv(table, lines, kind))
     except (OSError, ValueError, RecursionError, csv.Error) as error:  # ArrowInvalid is a ValueError
         if isinstance(error, EvaluationSetError):
             raise
         raise EvaluationSetError(f"{table} can't be read to its end ({error}): mend it, or fetch it again") from error
 
 
-def _csv(table: Path, text: Any, kind: str) -> Iterator[Row]:
+def _parquet(table: Path, needed: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(table) as parquet:
+        columns, left = list(needed(parquet.schema_arrow.names)), limits.MAX_TOLD_BYTES
+        for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False):
+            left -= batch.nbytes
+            if left < 0:
+                raise limits.too_large(table)
+            yield from batch.to_pylist()
+
+
+def _lines(table: Path, text: IO[str]) -> Iterator[str]:
+    """Counted after unpacking; a line that has no end is not read to it."""
+    left = limits.MAX_TOLD_BYTES
+    while line := text.readline(left + 1):
+        left -= len(line)
+        if left < 0:
+            raise limits.too_large(table)
+        yield line
+
+
+def _csv(table: Path, text: Iterator[str], kind: str) -> Iterator[Row]:
     csv.field_size_limit(MAX_FIELD_CHARS)
     reader = csv.reader(text) if kind == "csv" else csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
     header = next(reader, [])
@@ -204,7 +268,7 @@ def _csv(table: Path, text: Any, kind: str) -> Iterator[Row]:
         yield dict(zip(header, cells, strict=True))
 
 
-def _jsonl(table: Path, text: Any) -> Iterator[Row]:
+def _jsonl(table: Path, text: Iterator[str]) -> Iterator[Row]:
     columns: list[str] = []
     for number, line in enumerate(text, 1):
         if line.strip():

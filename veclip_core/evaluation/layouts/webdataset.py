@@ -48,9 +48,15 @@ def split_folder(folder: Path, split: str) -> Path | None:
     return None
 
 
-def beside(shards: Path, file: str) -> Path | None:
-    """A file of the set: above its split's folder, or in it."""
-    return next((path for path in (shards.parent / file, shards / file) if path.is_file()), None)
+def files_of(shards: Path) -> list[Path]:
+    """All that is read. Raises EvaluationSetError where tars are missing."""
+    kind = _type_file(shards)
+    return [shards / SHARDS, *tars_of(shards), *([kind] if kind else [])]
+
+
+def _type_file(shards: Path) -> Path | None:
+    """Beside the tars, or above the split's folder."""
+    return next((path for path in (shards / TYPE, shards.parent / TYPE) if path.is_file()), None)
 
 
 def tars_of(shards: Path) -> list[Path]:
@@ -109,7 +115,7 @@ def read(name: str, shards: Path) -> Found:
 
 
 def _kind(name: str, shards: Path) -> str:
-    path = beside(shards, TYPE)
+    path = _type_file(shards)
     kind = path.read_text("utf-8", "replace").strip().lower() if path else "classification"
     if kind == "multilabel":
         raise EvaluationSetError(
