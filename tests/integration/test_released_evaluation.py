@@ -28,7 +28,8 @@ from veclip_core.evaluation.sets import EvaluationSetError
 from veclip_core.mendable import Mendable
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.models import ModelNameError, models_named
-from veclip_core.pipeline.models_evaluation import EXPERIMENT, EvaluationError
+from veclip_core.pipeline.models_evaluation import EXPERIMENT, EvaluationError, report_name, sets_named
+from veclip_core.pipeline.report_names import LONGEST_NAME, as_file_name
 from veclip_core.pipeline.trained import Trained, record
 from veclip_core.scales import SCALES
 from veclip_core.settings import Settings, SettingsError
@@ -305,6 +306,36 @@ def test_a_model_is_named_as_it_is_told(files: Path, settings: Settings, tmp_pat
     assert len({one.candidate.network.identity() for one in named[:2]}) == 1
     seeds = models_named([str(folder)], settings, (0, 1))
     assert [one.candidate.seed for one in seeds] == [0, 1], "one without seeds is paired with each of the others'"
+
+
+def test_evaluations_with_long_names_stay_apart(files: Path, settings: Settings) -> None:
+    folder = str(files / "zips" / "veclip_b16_3m.zip")
+    models = models_named([f"a model of a rather long name number {number}={folder}" for number in range(4)], settings)
+    mine = sets_named([f"{name}={files / 'mine'}" for name in ("coco", "flickr30k")], settings)
+    names = {report_name(models, [one]) for one in mine}
+    assert len(names) == 2, "though the sets stand behind the cut"
+    assert all(len(name) == LONGEST_NAME for name in names)
+    assert report_name(models[:1], mine[:1]) == "a_model_of_a_rather_long_name_number_0_on_coco"
+    assert LONGEST_NAME - 3 < len(as_file_name("\u732b" * 200).encode()) <= LONGEST_NAME, (
+        "bytes are what file systems count"
+    )
+    assert as_file_name("\u732b" * 33) == "\u732b" * 33
+    assert as_file_name("\udc80/..") == "evaluation"
+
+
+def test_other_names_and_baselines_do_not_take_a_pages_place(files: Path, veclip: Veclip, settings: Settings) -> None:
+    zip_ = files / "zips" / "veclip_b16_3m.zip"
+    pages = Path(settings.root) / "evaluation_reports"
+    told = ("--set", f"mine={files / 'mine'}", "--name", "mine")
+    for first, second, baseline in (("a", "b", "a"), ("a", "b", "b"), ("a", "c", "a"), ("a", "b", "a")):
+        veclip("evaluate", "--model", f"{first}={zip_}", "--model", f"{second}={zip_}", *told, "--baseline", baseline)
+    kept = [json.loads(file.read_text()) for file in pages.glob("*/results.json")]
+    assert len({one["identity"] for one in kept}) == 1
+    assert sorted((*one["models"], one["baseline"]) for one in kept) == [
+        ("a", "b", "a"),
+        ("a", "b", "b"),
+        ("a", "c", "a"),
+    ]
 
 
 def test_classes_of_ones_own_are_named_by_templates_of_photographs(

@@ -5,7 +5,6 @@
 
 import logging
 import platform
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from veclip_core import storage
+from veclip_core.config import digest_of
 from veclip_core.evaluation.compare import compare
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
 from veclip_core.evaluation.layouts.class_names import templates_named
@@ -28,6 +28,7 @@ from veclip_core.mendable import Mendable
 from veclip_core.pipeline import contamination
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.models import Model
+from veclip_core.pipeline.report_names import as_file_name
 from veclip_core.pipeline.score_tracking import plain_names, track_scores
 from veclip_core.pipeline.scoring import score
 from veclip_core.pipeline.sets import set_named
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 EXPERIMENT = "veclip evaluations"
 """Of MLflow's runs."""
-LONGEST_NAME = 100
 
 
 class EvaluationError(Mendable, ValueError):
@@ -116,11 +116,6 @@ def report_name(models: Sequence[Model], sets: Sequence[EvaluationSet]) -> str:
     return f"evaluation_of_{name}" if _is_of_a_scale(name) else name
 
 
-def as_file_name(name: str) -> str:
-    """Letters, digits and few signs."""
-    return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:LONGEST_NAME] or "evaluation"
-
-
 def _is_of_a_scale(name: str) -> bool:
     """Whether a scale's own reports are called so: its name, or that and a `-`."""
     return name.partition("-")[0] in SCALES
@@ -154,7 +149,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
         "partial": any(model.trained is not None and model.trained.partial for model in asked.models),
     }
     reports = storage.join(settings.root, "reports")
-    uri = storage.join(settings.root, "evaluation_reports", results["identity"][:16])
+    uri = storage.join(settings.root, "evaluation_reports", _identity(results))
     with tempfile.TemporaryDirectory() as made:
         page = write_models_page(
             results,
@@ -178,6 +173,11 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
         storage.join(reports, f"{asked.name}.html"),
         run_ids,
     )
+
+
+def _identity(results: Mapping[str, Any]) -> str:
+    """Of a page: the same scores under other names, or beside another baseline, are another."""
+    return digest_of([results["identity"], results["baseline"], results["models"], list(results["sets"])])[:16]
 
 
 def _checkpoints(models: Sequence[Model]) -> dict[str, str]:
