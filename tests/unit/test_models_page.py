@@ -327,6 +327,21 @@ def test_models_that_differ_are_told_apart(emoji: list[Evaluation], tmp_path: Pa
     write_models_page(by_seed, tmp_path, title="Seeds", howto=HOWTO)
 
 
+def test_a_model_is_one_by_its_weights(emoji: list[Evaluation], coco: list[Evaluation]) -> None:
+    def seen(of: list[Evaluation], listed: str, **row: str) -> dict[str, Any]:
+        rows = [{"model": "veclip", "seed": 0, **row}]
+        return {**plain(compare([one for one in of if one.model == "veclip"])), listed: rows}
+
+    kept = seen(emoji, "trainings", checkpoint="/root/train/step-9", revision="ab12")
+    for of in (emoji, coco):
+        again = seen(of, "evaluated", weights="veclip_sample", revision="ab12")
+        assert merge_results({"sample": kept, "mine": again})["models"] == ["veclip"]
+    other = seen(coco, "evaluated", weights="veclip_sample", revision="cd34")
+    assert merge_results({"sample": kept, "mine": other})["models"] == ["veclip (sample)", "veclip (mine)"]
+    first, second = (seen(of, "evaluated", weights="ours", revision=one) for of, one in ((emoji, "1"), (coco, "2")))
+    assert merge_results({"a": first, "b": second})["models"] == ["veclip (a)", "veclip (b)"], "of one folder's name"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

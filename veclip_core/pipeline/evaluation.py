@@ -81,7 +81,8 @@ def make_report(
     require_current(chain, trainings)
     trainings, in_reach = with_runs(chain, trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
-    evaluations = score(chain.settings, [candidate_of(training) for training in trainings], [evaluation_set])
+    candidates = [candidate_of(training) for training in trainings]
+    evaluations = score(chain.settings, candidates, [evaluation_set])
     results = compare(
         evaluations,
         baseline=BASELINE,
@@ -94,10 +95,11 @@ def make_report(
             "model": one.arm,
             "seed": one.seed,
             "checkpoint": one.checkpoint,
+            "revision": candidate.network.revision,
             "manifest": one.manifest_digest,
             "run_id": one.run_id,
         }
-        for one in trainings
+        for one, candidate in zip(trainings, candidates, strict=True)
     ]
     results["partial"] = any(one.partial for one in trainings)
     copies = contamination.of(chain, [evaluation_set])
