@@ -62,6 +62,7 @@ def make_report(
     trainings: Sequence[Trained] | None = None,
     draw: Draw = lambda results: (),
     command: str | None = None,
+    sweep: str | None = None,
 ) -> MadeReport:
     """Evaluate every arm and seed of the comparison, compare, publish.
 
@@ -70,6 +71,7 @@ def make_report(
         trainings: those of the comparison; by default what is kept of each arm and seed.
         draw: further figures for the page, from the results.
         command: that makes this report, where the usual ones don't.
+        sweep: whose trainings these are; its figure can then be drawn of the results too.
 
     Raises:
         NotMadeYet: when a training is missing.
@@ -102,6 +104,8 @@ def make_report(
         for one, candidate in zip(trainings, candidates, strict=True)
     ]
     results["partial"] = any(one.partial for one in trainings)
+    if sweep is not None:
+        results["sweep"] = sweep
     copies = contamination.of(chain, [evaluation_set])
     results["contamination"] = [asdict(one) for one in copies]
     uri = storage.join(chain.root, chain.source, "report", results["identity"][:16])

@@ -57,6 +57,7 @@ def report_sweep(chain: Chain, sweep: Sweep, trainings: Sequence[Trained], *, st
         as_file_name(f"{chain.scale.name}-{sweep.name}{part}") + trial,
         trainings=trainings,
         draw=lambda results: [figure_of(results, sweep).chart()],
+        sweep=sweep.name,
         command=" ".join([f"veclip sweep {sweep.name} --scale {chain.scale.name}", *words]),
     )
 
