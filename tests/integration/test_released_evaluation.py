@@ -227,16 +227,21 @@ def test_what_is_missing_is_said(files: Path, veclip: Veclip, tmp_path: Path, mo
         veclip("evaluate", "--model", model, "--set", own)
 
 
-def train(settings: Settings, arm: str, seed: int, folder: Path) -> Trained:
-    """A training of the sample as evaluation finds it, with its run in MLflow."""
-    tracker = MlflowTracker(str(settings.tracking_uri), artifact_root=settings.artifact_folder)
-    run_id = tracker.start_run("veclip sample", f"{arm} {seed}")
-    tracker.log_metrics({"loss": 2.5}, step=1)
-    tracker.finish()
+def train(
+    settings: Settings, arm: str, seed: int, folder: Path, *, scale: str = "sample", tracked: bool = True
+) -> Trained:
+    """A training as evaluation finds it, with its run in MLflow."""
+    run_id = None
+    if tracked:
+        tracker = MlflowTracker(str(settings.tracking_uri), artifact_root=settings.artifact_folder)
+        run_id = tracker.start_run(f"veclip {scale}", f"{arm} {seed}")
+        tracker.log_metrics({"loss": 2.5}, step=1)
+        tracker.finish()
     tokenizer = SampleTokenizer.of_texts(["a red square, number 7 of the 1th kind"], TINY.context_length)
     checkpoint = write_checkpoint(folder / f"{arm}-{seed}", TINY, architecture(TINY, tokenizer.vocab_size), tokenizer)
-    made = Trained("sample", arm, seed, f"{arm}{seed}", checkpoint, run_id, "ab" * 32, partial=False, report={})
-    record(Chain(settings, SCALES["sample"]), made, trial=False)
+    report = {"history": [{"step": 1, "loss": 2.5}]}
+    made = Trained(scale, arm, seed, f"{arm}{seed}", checkpoint, run_id, "ab" * 32, partial=False, report=report)
+    record(Chain(settings, SCALES[scale]), made, trial=False)
     return made
 
 
@@ -269,6 +274,30 @@ def test_trained_assets_by_name_get_their_scores_beside_their_losses(
     summary = next(row for row in found["summary"] if (row["model"], row["metric"]) == ("ours", "mean_recall"))
     assert run.data.metrics["ours/mine/all/mean_recall"] == pytest.approx(summary["value"])
     assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"report.html", "results.json"}
+
+
+def test_an_evaluation_repeated_goes_on_with_its_runs(
+    files: Path, veclip: Veclip, settings: Settings, tmp_path: Path
+) -> None:
+    """Also the run of a training that was out of MLflow's reach. It is on data of the paper's size, and the set is the paper's."""
+    train(settings, "clip", 0, tmp_path, scale="3m", tracked=False)
+    told = ("evaluate", "--model", "clip_3m", "--set", f"coco={files / 'mscoco'}")
+    for name in ("mine", "mine", "other"):
+        veclip(*told, "--name", name)
+    client = client_for(str(settings.tracking_uri))
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert sorted(run.info.run_name for run in runs) == ["mine", "other"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (run,) = client.search_runs([client.get_experiment_by_name("veclip 3m").experiment_id])
+    assert {"coco/all/mean_recall", "loss"} <= run.data.metrics.keys()
+    found = results_of(settings, "mine")
+    (told_of,) = found["evaluated"]
+    assert told_of["run_id"] == run.info.run_id
+    assert told_of["alt_text_only"]
+    assert told_of["millions"] == pytest.approx(3, rel=0.1)
+    veclip("report", "mine", "other")
+    for page in ("mine", "models"):
+        assert "clip_3m, here" in (Path(settings.root) / "reports" / f"{page}.html").read_text()
 
 
 def test_without_mlflow_nothing_but_the_run_is_lost(
