@@ -145,7 +145,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
     asked = replace(asked, models=_with_runs(settings, asked.models))
     evaluations = score(settings, [model.candidate for model in asked.models], asked.sets, asked.config)
     results = dict(compare(evaluations, baseline=asked.baseline))
-    found = verdicts(results, _checkpoints(asked.models))
+    found = verdicts(results, _checkpoints(asked.models), _with_own_templates(asked))
     copies = _contamination(settings, asked)
     results |= {
         "contamination": [asdict(one) for one in copies],
@@ -205,6 +205,16 @@ def _checkpoints(models: Sequence[Model]) -> dict[str, str]:
         for model in models
         if model.candidate.network.kind == "released" and model.candidate.network.model in RELEASED
     }
+
+
+def _with_own_templates(asked: Asked) -> list[str]:
+    """The sets whose classes are told by other templates than ImageNet's."""
+    imagenets = templates_named("openai")
+    return [
+        one.name
+        for one in asked.sets
+        if any(tuple(of.templates or asked.config.templates) != imagenets for of in one.labels.values())
+    ]
 
 
 def _told(model: Model) -> dict[str, Any]:
