@@ -85,12 +85,12 @@ def evaluate(
     from veclip_core.pipeline.models import models_named
     from veclip_core.pipeline.models_evaluation import (
         Asked,
-        as_file_name,
         config_for,
         evaluate_models,
         report_name,
         sets_named,
     )
+    from veclip_core.pipeline.report_names import as_file_name
 
     settings = Settings.from_environment()
     models = models_named(model, settings, tuple(dict.fromkeys(seed or [0])))

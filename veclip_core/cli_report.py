@@ -1,8 +1,10 @@
 """`veclip report`: one page of results that are already there."""
 
 import json
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +14,11 @@ from veclip_core.settings import Settings
 
 if TYPE_CHECKING:
     from veclip_core.evaluation.paper import PaperVerdict
-    from veclip_core.evaluation.report.inputs import Contamination
+    from veclip_core.evaluation.report.inputs import Chart, Contamination
 
 commands = typer.Typer()
+
+TITLE = "Models beside each other"
 
 
 @commands.command("report")
@@ -30,7 +34,7 @@ def report(
     out: Annotated[
         str, typer.Option(help="The page to write, local or remote; by default models.html in `reports` of the root.")
     ] = "",
-    title: Annotated[str, typer.Option(help="The page's title.")] = "Models beside each other",
+    title: Annotated[str, typer.Option(help="The page's title.")] = TITLE,
 ) -> None:
     """One page of evaluations made before, beside each other: all their models, sets and seeds. No model is run."""
     import tempfile
@@ -43,11 +47,13 @@ def report(
     from veclip_core.evaluation.report.words import MODEL_NAMES
 
     reports = storage.join(Settings.from_environment().root, "reports")
-    found = {_called(name): read_results(name, reports) for name in dict.fromkeys(names)}
+    called = told_apart(list(dict.fromkeys(names)))
+    found = {known_as: read_results(name, reports) for name, known_as in called.items()}
     merged = merge_results(found)
-    options = [f"--title '{title}'"] if title != "Models beside each other" else []
+    options = ["--out", storage.shown(out)] if out else []
+    options += ["--title", title] if title != TITLE else []
     howto = HowTo(
-        [" ".join(["veclip report", *names, *options])],
+        [shlex.join(["veclip", "report", *map(storage.shown, called), *options])],
         {name: f"evaluation {results['identity']}" for name, results in found.items()},
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -55,6 +61,7 @@ def report(
             merged,
             Path(folder) / "report.html",
             title=title,
+            charts=_charts(found, merged),
             contamination=_contamination(merged),
             verdicts=_verdicts(merged),
             howto=howto,
@@ -91,10 +98,42 @@ def read_results(name: str, reports: str) -> dict[str, Any]:
     return results
 
 
+def told_apart(names: Sequence[str]) -> dict[str, str]:
+    """What each of the results is called: in short, where no other is called so, else by its whole path or address.
+
+    Raises:
+        ResultsError: where that is the same too, as of addresses that differ in their query.
+    """
+    from veclip_core import storage
+    from veclip_core.evaluation.merge import ResultsError
+
+    short = {name: _called(storage.shown(name)) for name in names}
+    several = {known_as for known_as, count in Counter(short.values()).items() if count > 1}
+    called = {name: storage.shown(name) if known_as in several else known_as for name, known_as in short.items()}
+    if doubled := [known_as for known_as, count in Counter(called.values()).items() if count > 1]:
+        raise ResultsError(f"two results are called {doubled[0]!r}: copy one of them to a file of another name")
+    return called
+
+
 def _called(name: str) -> str:
     """What tells the results from others: the report's name, or a results.json's folder."""
     path = PurePosixPath(name)
     return path.parent.name or path.stem if path.name == "results.json" else path.name.removesuffix(".json")
+
+
+def _charts(found: Mapping[str, Mapping[str, Any]], merged: Mapping[str, Any]) -> "list[Chart]":
+    """The paper's scales where results stand beside them, and each sweep's own figure."""
+    from veclip_core.evaluation.report.gain_figure import gain_charts
+    from veclip_core.evaluation.report.rendering import clean
+    from veclip_core.evaluation.report.sweep_figures import figure_of
+    from veclip_core.training.sweeps import SWEEPS
+
+    swept = [
+        (name, figure_of(results, sweep).chart())
+        for name, results in found.items()
+        if (sweep := SWEEPS.get(str(results.get("sweep")))) is not None and results["models"]
+    ]
+    return [*gain_charts(merged), *(replace(one, title=f"{one.title} ({clean(name, 60)})") for name, one in swept)]
 
 
 def _contamination(results: Mapping[str, Any]) -> "list[Contamination]":

@@ -41,7 +41,7 @@ def sweep(
     chosen = [one.of(_words(arms), _numbers(seeds)) for one in (SWEEPS.values() if name == ALL else (SWEEPS[name],))]
     chain = Chain(Settings.from_environment(), scale_of(scale))
     for one in chosen:
-        made = report_sweep(chain, one, train_sweep(chain, one, overrides=overrides(steps)))
+        made = report_sweep(chain, one, train_sweep(chain, one, overrides=overrides(steps)), steps=steps)
         typer.echo(f"{one.title}\n\n{comparison(made.results)}\n\nReport: {made.page_uri}")
         if figure is not None:
             typer.echo(f"Figure: {figure_of(made.results, one).save(figure)}")

@@ -65,7 +65,7 @@ def _sweep_asset(scale: Scale, sweep: Sweep, code_version: str) -> list[dg.Asset
                 on_progress=observing(context),
                 on_trained=filling(context, grid, sweep.comparison),
             )
-            made = report_sweep(chain, asked, trainings)
+            made = report_sweep(chain, asked, trainings, steps=config.steps)
         result = result_of_report(made, chain.settings)
         return result._replace(
             metadata={**(result.metadata or {}), **of_trainings(trainings), "figure": _figure(made, asked)}

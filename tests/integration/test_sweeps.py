@@ -16,7 +16,7 @@ from veclip_core import storage
 from veclip_core.cli import app
 from veclip_core.evaluation.report.inputs import Captions, DataCard
 from veclip_core.evaluation.report.words import MODEL_NAMES
-from veclip_core.pipeline import data_card, evaluation
+from veclip_core.pipeline import data_card, evaluation, sweeps
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.evaluation import make_report
 from veclip_core.pipeline.publishing import publish
@@ -57,7 +57,7 @@ def test_the_command_makes_a_sweep(world: Chain, tmp_path: Path, monkeypatch: py
     figure = tmp_path / "figures" / "mix.png"
     done = CliRunner().invoke(app, [*command, "--figure", str(figure)], catch_exceptions=False)
     assert done.exit_code == 0
-    page = Path(world.root) / "reports" / "sample-mix-trial.html"
+    page = Path(world.root) / "reports" / "sample-mix-arms-clip+mix_25+veclip-seeds-0-trial.html"
     assert f"Report: {page}" in done.stdout, "a trial does not take the whole sweep's place"
     assert "veclip minus clip, 1 seed(s)" in done.stdout
     assert f"Figure: {figure}" in done.stdout
@@ -71,13 +71,35 @@ def test_the_command_makes_a_sweep(world: Chain, tmp_path: Path, monkeypatch: py
     for row in results["summary"]:
         if row["split"] == "all" and row["metric"] in results["headline"]["metrics"]:
             assert f"{MODEL_NAMES[row['model']]} {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})" in chart[1]
-    assert "veclip sweep mix" in shown
+    assert "veclip sweep mix --scale sample --arms clip,mix_25,veclip --seeds 0 --steps 2" in shown
     before = {file: file.stat().st_mtime_ns for file in Path(world.root, world.source, "train").rglob("*.safetensors")}
     again = CliRunner().invoke(app, command, catch_exceptions=False)
     assert again.exit_code == 0
     after = {file: file.stat().st_mtime_ns for file in Path(world.root, world.source, "train").rglob("*.safetensors")}
     assert before == after, "nothing is trained again"
     assert before
+
+
+def test_only_a_whole_sweep_has_its_name(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(sweeps, "make_report", lambda chain, of, name, **other: told.append((name, other["command"])))
+    whole = SWEEPS["mix"]
+    for sweep in (
+        whole,
+        whole.of(seeds=[2, 1, 0]),
+        whole.of(["mix_25", "clip"]),
+        whole.of(seeds=[0]),
+        whole.of(seeds=range(99)),
+    ):
+        report_sweep(chain, sweep, [])
+    report_sweep(chain, whole.of(["clip"], [0]), [], steps=5)
+    names, commands = zip(*told, strict=True)
+    assert names[:2] == ("sample-mix", "sample-mix")
+    assert names[2:4] == ("sample-mix-arms-clip+mix_25", "sample-mix-seeds-0")
+    assert len(names[4]) == 100
+    assert commands[0] == "veclip sweep mix --scale sample"
+    assert commands[2] == "veclip sweep mix --scale sample --arms clip,mix_25"
+    assert commands[-1] == "veclip sweep mix --scale sample --arms clip --seeds 0 --steps 5"
 
 
 def test_a_data_sweep_reads_parts_and_is_one_row_a_training_in_mlflow(world: Chain) -> None:

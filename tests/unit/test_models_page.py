@@ -1,6 +1,7 @@
 """The page on any models and sets: what it claims, what it shows, and that strangers' words stay text."""
 
 import copy
+import html
 import json
 import re
 from dataclasses import replace
@@ -14,14 +15,17 @@ from typer.testing import CliRunner
 from tests.unit.evaluation_world import HOSTILE, PlantedModel, hostile_set, openmoji
 from tests.unit.test_report import Page
 from veclip_core.cli import app
+from veclip_core.cli_report import told_apart
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig, compare, evaluate
 from veclip_core.evaluation.merge import ResultsError, merge_results
 from veclip_core.evaluation.paper import MISPRINTS, ROWS, PaperVerdict
 from veclip_core.evaluation.report import Contamination, HowTo, retrieval_examples, write_models_page
 from veclip_core.evaluation.report.gain_figure import OwnPoint, gain_chart, own_points
 from veclip_core.evaluation.report.models_words import answer, column_name, standings
+from veclip_core.evaluation.report.sweep_figures import figure_of
 from veclip_core.evaluation.retrieval import selected
 from veclip_core.evaluation.sets import EvaluationSet, PicturePlace
+from veclip_core.training.sweeps import SWEEPS
 
 CONFIG = EvaluationConfig(draws=200)
 HOWTO = HowTo(["veclip evaluate"], {"machine": "2 cores"})
@@ -361,6 +365,21 @@ def test_templates_are_told_and_compared_where_a_set_took_them(tmp_path: Path, e
         merge_results({"a": alone, "b": mixed, "c": other})
 
 
+def test_a_model_is_one_by_its_weights(emoji: list[Evaluation], coco: list[Evaluation]) -> None:
+    def seen(of: list[Evaluation], listed: str, **row: str) -> dict[str, Any]:
+        rows = [{"model": "veclip", "seed": 0, **row}]
+        return {**plain(compare([one for one in of if one.model == "veclip"])), listed: rows}
+
+    kept = seen(emoji, "trainings", checkpoint="/root/train/step-9", revision="ab12")
+    for of in (emoji, coco):
+        again = seen(of, "evaluated", weights="veclip_sample", revision="ab12")
+        assert merge_results({"sample": kept, "mine": again})["models"] == ["veclip"]
+    other = seen(coco, "evaluated", weights="veclip_sample", revision="cd34")
+    assert merge_results({"sample": kept, "mine": other})["models"] == ["veclip (sample)", "veclip (mine)"]
+    first, second = (seen(of, "evaluated", weights="ours", revision=one) for of, one in ((emoji, "1"), (coco, "2")))
+    assert merge_results({"a": first, "b": second})["models"] == ["veclip (a)", "veclip (b)"], "of one folder's name"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -380,6 +399,49 @@ def test_results_that_do_not_fit_are_refused(emoji: list[Evaluation], change: An
     change(other)
     with pytest.raises(ResultsError, match=said):
         merge_results({"a": one, "b": other})
+
+
+def test_the_command_draws_the_papers_scales_and_sweeps(
+    results: dict[str, Any], emoji: list[Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECLIP_ROOT", str(tmp_path))
+    (tmp_path / "reports").mkdir()
+    rows = [
+        {"model": name, "seed": 0, "millions": millions, "alt_text_only": name == "clip"}
+        for name, millions in (("clip", 12.0), ("veclip", 12.0), ("other", None))
+    ]
+    compared = SWEEPS["mix"].comparison
+    swept = compare(
+        [one for one in emoji if one.model in ("clip", "veclip")],
+        headline=compared.contrasts[:1], headline_metrics=compared.metrics, headline_splits=compared.splits,
+    )  # fmt: skip
+    files = {"paper": {**results, "evaluated": rows}, "swept": {**plain(swept), "sweep": "mix"}, "plain": results}
+    for name, one in files.items():
+        (tmp_path / "reports" / f"{name}.json").write_text(json.dumps(one))
+
+    def page(*names: str) -> str:
+        assert CliRunner().invoke(app, ["report", *names], catch_exceptions=False).exit_code == 0
+        return (tmp_path / "reports" / "models.html").read_text()
+
+    text = page("paper", "swept")
+    assert "Gain against scale" in text
+    assert "veclip, here" in text
+    assert "other, here" not in text
+    assert "How much VeCap in the mix (swept)" in text
+    assert figure_of(swept, SWEEPS["mix"]).chart().svg in text
+    assert "Further figures" not in page("plain")
+
+
+def test_results_of_one_name_are_told_apart() -> None:
+    assert told_apart(["sample", "/a/mine.json", "/b/run/results.json"]) == {
+        "sample": "sample", "/a/mine.json": "mine", "/b/run/results.json": "run",
+    }  # fmt: skip
+    of_one_name = ["/a/mine.json", "/b/mine.json", "mine", "/a/run/results.json", "/b/run/results.json", "sample"]
+    assert told_apart(of_one_name) == {name: name for name in of_one_name}
+    address = "https://me:secret@a.example/run/results.json"
+    assert told_apart([f"{address}?key=1"]) == {f"{address}?key=1": "run"}
+    with pytest.raises(ResultsError, match=r"two results are called 'https://a[.]example/run/results[.]json': copy"):
+        told_apart([f"{address}?key=1", f"{address}?key=2"])
 
 
 def test_the_command_makes_a_page_of_reports(
@@ -402,9 +464,11 @@ def test_the_command_makes_a_page_of_reports(
     assert "<h1>Both</h1>" in text
     assert "looked well" in text
     assert "AltText only" in text
+    assert html.escape(f"veclip report sample {elsewhere} --title Both") in text
     out = tmp_path / "a page.html"
     assert CliRunner().invoke(app, ["report", "sample", "--out", str(out)], catch_exceptions=False).exit_code == 0
     assert "Models beside each other" in out.read_text()
+    assert html.escape(f"veclip report sample --out '{out}'") in html.escape(html.unescape(out.read_text()))
 
     (reports / "broken.json").write_text("{")
     (reports / "list.json").write_text("[]")

@@ -6,7 +6,7 @@ import pytest
 
 from veclip_core import released_checkpoints
 from veclip_core.evaluation import paper
-from veclip_core.evaluation.paper import RELEASED, ROWS, PaperVerdict, Release, paper_set, verdicts
+from veclip_core.evaluation.paper import PAPER_SETS, RELEASED, ROWS, PaperVerdict, Release, paper_set, verdicts
 
 
 def results(values: dict[str, float], name: str = "coco", pictures: int = 5_000, **classes: int) -> dict[str, Any]:
@@ -15,7 +15,8 @@ def results(values: dict[str, float], name: str = "coco", pictures: int = 5_000,
         for metric, value in values.items()
         for split in ("fitted", "all")
     ]
-    return {"sets": {name: {"pictures": pictures, "classes": classes}}, "summary": rows}
+    of_set = {"pictures": pictures, "classes": classes, "captions_per_picture": [5, 7], "notes": {}}
+    return {"sets": {name: of_set}, "summary": rows}
 
 
 def of(found: list[PaperVerdict]) -> dict[str, bool | None]:
@@ -42,8 +43,33 @@ def test_a_classification_is_known_by_its_only_labels() -> None:
 
 def test_a_cut_set_is_said() -> None:
     (one,) = verdicts(results({"i2t_r@1": 73.9}, "flickr30k", pictures=31), {"theirs": "veclip_b16_12m"})
-    assert one.holds
+    assert one.holds is None, "though the number is the published one"
+    assert one.word == "no verdict: a set of another size"
     assert one.note == "measured on 31 pictures, published on 1,000"
+
+
+@pytest.mark.parametrize(
+    ("captions", "left_out", "told"),
+    [
+        ([5, 5], 10, None), ([5, 7], 0, None), ([1, 1], 20_000, "1 caption"), ([5, 6], 3, "5 to 6 captions"),
+        ([4, 5], 0, "4 to 5 captions"),
+    ],
+)  # fmt: skip
+def test_other_captions_are_said(captions: list[int], left_out: int, told: str | None) -> None:
+    found = results({"i2t_r@1": 22.3})
+    found["sets"]["coco"] |= {"captions_per_picture": captions, "notes": {"captions_left_out": left_out}}
+    (one,) = verdicts(found, {"theirs": "veclip_b16_3m"})
+    assert one.holds
+    assert one.note == (f"measured with {told} a picture, published with 5 or all" if told else None)
+
+
+def test_other_templates_are_said() -> None:
+    found = results({"zeroshot_top1_label": 38.11}, "imagenet", 50_000, label=1_000)
+    (usual,) = verdicts(found, {"theirs": "veclip_b16_12m"})
+    (other,) = verdicts(found, {"theirs": "veclip_b16_12m"}, ["imagenet"])
+    assert usual.note is None
+    assert other.holds
+    assert other.note == "measured with other templates of the classes than open_clip's for ImageNet"
 
 
 def test_three_rows_of_one_file_are_all_said() -> None:
@@ -60,7 +86,8 @@ def test_three_rows_of_one_file_are_all_said() -> None:
 def test_a_misprint_gives_no_verdict(row: int, name: str, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The release has no checkpoint of these rows: one is made up."""
     monkeypatch.setitem(paper.RELEASED, "clip", Release(ROWS[row], "https://a.example/clip.zip"))
-    (one,) = verdicts(results({metric: 5.46}, name, **{"class": 1_000}), {"theirs": "clip"})
+    pictures = PAPER_SETS[name].pictures
+    (one,) = verdicts(results({metric: 5.46}, name, pictures, **{"class": 1_000}), {"theirs": "clip"})
     assert one.holds is None
     assert one.misprint is not None
     assert "printed as" in one.misprint

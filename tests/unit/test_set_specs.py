@@ -49,6 +49,15 @@ def test_a_set_that_is_not_there(tmp_path: Path, told: str) -> None:
         open_set(told, tmp_path, catalogue(tmp_path, "coco: /data/coco"))
 
 
+def test_the_samples_name_is_its_own(tmp_path: Path) -> None:
+    """Its classes are told as drawings, which others' are not."""
+    folder = write_webdataset(tmp_path / "openmoji", retrieval_samples(captions(12)), kind="retrieval")
+    for told in (str(folder), f"openmoji={folder}"):
+        with pytest.raises(EvaluationSetError, match=r"openmoji is the name of the sample's own set.* by NAME=PATH"):
+            open_set(told, tmp_path / "cache")
+    assert open_set(f"mine={folder}", tmp_path / "cache").name == "mine"
+
+
 def test_the_samples_set_says_what_makes_it(tmp_path: Path) -> None:
     with pytest.raises(EvaluationSetError, match="veclip sample fetch"):
         open_set("openmoji", tmp_path)

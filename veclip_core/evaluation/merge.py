@@ -156,9 +156,9 @@ def _agree(one: Mapping[str, Any], other: Mapping[str, Any], model: str) -> bool
 
 
 def _weights(results: Mapping[str, Any], model: str) -> dict[Any, Any]:
-    trained = {row["seed"]: row["checkpoint"] for row in results.get("trainings", ()) if row["model"] == model}
-    evaluated = {row["seed"]: row.get("weights") for row in results.get("evaluated", ()) if row["model"] == model}
-    return trained | evaluated
+    """By seed. A digest or the hub's commit, so that neither a folder's name nor its place matters."""
+    rows = [row for listed in ("trainings", "evaluated") for row in results.get(listed, ()) if row["model"] == model]
+    return {row["seed"]: row.get("revision") or row.get("checkpoint") or row.get("weights") for row in rows}
 
 
 def _scores(results: Mapping[str, Any], model: str) -> dict[Any, Any]:

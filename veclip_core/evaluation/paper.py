@@ -3,7 +3,7 @@
 R@1 of zero-shot retrieval (I->T and T->I) and zero-shot accuracy, percent. Source: README of apple/ml-veclip (arXiv 2310.07699).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -126,6 +126,8 @@ PAPER_SETS = {
     "imagenetv2": PaperSet(("imagenetv2", "imagenet_v2"), {"imagenet_v2": "zeroshot_top1"}, pictures=10_000),
 }
 
+CAPTIONS = 5
+"""Of a picture, of the retrieval sets; some pictures of COCO have more."""
 TOLERANCE = 0.3
 """Points between a measured and a published score that still count as the same."""
 
@@ -144,7 +146,9 @@ class PaperVerdict:
     misprint: str | None
     """Why the published number is not to be trusted: then there is no verdict."""
     note: str | None = None
-    """What else is to be known: the set is not of the published size, or the checkpoint has several rows."""
+    """What else is to be known: where the set or the protocol is not as published, or the checkpoint has several rows."""
+    same_size: bool = True
+    """Whether the set has as many pictures as the published one: else there is no verdict."""
 
     @property
     def difference(self) -> float:
@@ -152,11 +156,12 @@ class PaperVerdict:
 
     @property
     def holds(self) -> bool | None:
-        return None if self.misprint else abs(self.difference) <= self.tolerance
+        return None if self.misprint or not self.same_size else abs(self.difference) <= self.tolerance
 
     @property
     def word(self) -> str:
-        return {True: "holds", False: "does not hold", None: "no verdict: misprinted"}[self.holds]
+        why = "misprinted" if self.misprint else "a set of another size"
+        return {True: "holds", False: "does not hold", None: f"no verdict: {why}"}[self.holds]
 
 
 def paper_set(name: str) -> str | None:
@@ -165,12 +170,15 @@ def paper_set(name: str) -> str | None:
     return next((of for of, one in PAPER_SETS.items() if plain in one.names), None)
 
 
-def verdicts(results: Mapping[str, Any], names: Mapping[str, str]) -> list[PaperVerdict]:
+def verdicts(
+    results: Mapping[str, Any], names: Mapping[str, str], own_templates: Collection[str] = ()
+) -> list[PaperVerdict]:
     """How measured scores stand beside the published ones.
 
     Args:
         results: what `compare` returns.
         names: model, as the results name it, to the released checkpoint that it is; others get no verdict.
+        own_templates: the sets whose classes were told by other templates than open_clip's `openai`, those of ImageNet.
     """
     values = {
         (row["model"], row["set"], row["metric"]): row["value"] for row in results["summary"] if row["split"] == "all"
@@ -180,7 +188,7 @@ def verdicts(results: Mapping[str, Any], names: Mapping[str, str]) -> list[Paper
         for model, checkpoint in names.items()
         if checkpoint in RELEASED
         for name, of_set in results["sets"].items()
-        for verdict in _of_set(model, RELEASED[checkpoint], name, of_set, values)
+        for verdict in _of_set(model, RELEASED[checkpoint], name, of_set, values, name in own_templates)
     ]
 
 
@@ -190,6 +198,7 @@ def _of_set(
     name: str,
     of_set: Mapping[str, Any],
     values: Mapping[tuple[str, str, str], float],
+    own_templates: bool,
 ) -> Iterator[PaperVerdict]:
     known = paper_set(name)
     if known is None:
@@ -199,7 +208,9 @@ def _of_set(
         metric = f"{kind}_{classes}" if kind.startswith("zeroshot") else kind
         if (measured := values.get((model, name, metric))) is None:
             continue
-        notes = [*_size_note(of_set["pictures"], PAPER_SETS[known].pictures), *_rows_note(release, column)]
+        published = PAPER_SETS[known].pictures
+        by = _templates_note(own_templates) if kind.startswith("zeroshot") else _captions_note(of_set)
+        notes = [*_size_note(of_set["pictures"], published), *by, *_rows_note(release, column)]
         yield PaperVerdict(
             model=model,
             set=name,
@@ -210,11 +221,26 @@ def _of_set(
             tolerance=TOLERANCE,
             misprint=_misprint(release.row, column),
             note="; ".join(notes) or None,
+            same_size=of_set["pictures"] == published,
         )
 
 
 def _size_note(pictures: int, published: int) -> Sequence[str]:
     return [] if pictures == published else [f"measured on {pictures:,} pictures, published on {published:,}"]
+
+
+def _captions_note(of_set: Mapping[str, Any]) -> Sequence[str]:
+    """Where the captions are neither the first five of each picture nor all that there are, of which none has fewer than five."""
+    fewest, most = of_set["captions_per_picture"]
+    left_out = of_set.get("notes", {}).get("captions_left_out", 0)
+    if fewest >= CAPTIONS and (most == CAPTIONS or not left_out):
+        return []
+    many = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    return [f"measured with {many} caption{'s' if most > 1 else ''} a picture, published with {CAPTIONS} or all"]
+
+
+def _templates_note(own: bool) -> Sequence[str]:
+    return ["measured with other templates of the classes than open_clip's for ImageNet"] if own else []
 
 
 def _rows_note(release: Release, column: str) -> Sequence[str]:

@@ -76,7 +76,12 @@ def _resolve(told: str, catalogue: str | None) -> tuple[str, SetSpec | None]:
             f"there is no evaluation set {path!r}: neither a folder or file here, nor one of {names}. Give its path or address,"
             " NAME=PATH, or add it to the catalogue (VECLIP_EVALUATION_SETS)"
         )
-    return name or _name_of(path), SetSpec(path=path)
+    name = name or _name_of(path)
+    if name == OPENMOJI:
+        raise EvaluationSetError(
+            f"{OPENMOJI} is the name of the sample's own set, of drawings: give {storage.shown(path)} another by NAME=PATH"
+        )
+    return name, SetSpec(path=path)
 
 
 def _name_of(path: str) -> str:

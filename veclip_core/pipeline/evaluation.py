@@ -62,6 +62,7 @@ def make_report(
     trainings: Sequence[Trained] | None = None,
     draw: Draw = lambda results: (),
     command: str | None = None,
+    sweep: str | None = None,
 ) -> MadeReport:
     """Evaluate every arm and seed of the comparison, compare, publish.
 
@@ -70,6 +71,7 @@ def make_report(
         trainings: those of the comparison; by default what is kept of each arm and seed.
         draw: further figures for the page, from the results.
         command: that makes this report, where the usual ones don't.
+        sweep: whose trainings these are; its figure can then be drawn of the results too.
 
     Raises:
         NotMadeYet: when a training is missing.
@@ -81,7 +83,8 @@ def make_report(
     require_current(chain, trainings)
     trainings, in_reach = with_runs(chain, trainings)
     evaluation_set = read_openmoji(chain.settings.cache_folder / "world" / "openmoji")
-    evaluations = score(chain.settings, [candidate_of(training) for training in trainings], [evaluation_set])
+    candidates = [candidate_of(training) for training in trainings]
+    evaluations = score(chain.settings, candidates, [evaluation_set])
     results = compare(
         evaluations,
         baseline=BASELINE,
@@ -94,12 +97,15 @@ def make_report(
             "model": one.arm,
             "seed": one.seed,
             "checkpoint": one.checkpoint,
+            "revision": candidate.network.revision,
             "manifest": one.manifest_digest,
             "run_id": one.run_id,
         }
-        for one in trainings
+        for one, candidate in zip(trainings, candidates, strict=True)
     ]
     results["partial"] = any(one.partial for one in trainings)
+    if sweep is not None:
+        results["sweep"] = sweep
     copies = contamination.of(chain, [evaluation_set])
     results["contamination"] = [asdict(one) for one in copies]
     uri = storage.join(chain.root, chain.source, "report", results["identity"][:16])

@@ -5,7 +5,6 @@
 
 import logging
 import platform
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from veclip_core import storage
+from veclip_core.config import digest_of
 from veclip_core.evaluation.compare import compare
 from veclip_core.evaluation.evaluate import Evaluation, EvaluationConfig
 from veclip_core.evaluation.layouts.class_names import templates_named
 from veclip_core.evaluation.paper import RELEASED, PaperVerdict, verdicts
-from veclip_core.evaluation.report.gain_figure import gain_chart, own_points
-from veclip_core.evaluation.report.inputs import Chart, Contamination, HowTo
+from veclip_core.evaluation.report.gain_figure import gain_charts
+from veclip_core.evaluation.report.inputs import Contamination, HowTo
 from veclip_core.evaluation.report.models_page import write_models_page
 from veclip_core.evaluation.report.retrieved import RetrievalExamples, retrieval_examples
 from veclip_core.evaluation.set_catalogue import OPENMOJI
@@ -28,9 +28,12 @@ from veclip_core.mendable import Mendable
 from veclip_core.pipeline import contamination
 from veclip_core.pipeline.data import Chain
 from veclip_core.pipeline.models import Model
-from veclip_core.pipeline.score_tracking import plain_names, track_scores
+from veclip_core.pipeline.report_names import as_file_name
+from veclip_core.pipeline.score_tracking import plain_names, run_of, track_scores
 from veclip_core.pipeline.scoring import score
 from veclip_core.pipeline.sets import set_named
+from veclip_core.pipeline.tracked_runs import with_runs
+from veclip_core.pipeline.trained import Trained
 from veclip_core.pipeline.training import tracker_from
 from veclip_core.scales import SCALES, VECAP300M
 from veclip_core.settings import Settings
@@ -41,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 EXPERIMENT = "veclip evaluations"
 """Of MLflow's runs."""
-LONGEST_NAME = 100
+EVALUATION_TAG = "veclip.evaluation"
+"""By its value, that of the page's folder, the same evaluation finds its run again."""
 
 
 class EvaluationError(Mendable, ValueError):
@@ -119,11 +123,6 @@ def report_name(models: Sequence[Model], sets: Sequence[EvaluationSet]) -> str:
     return f"evaluation_of_{name}" if _is_of_a_scale(name) else name
 
 
-def as_file_name(name: str) -> str:
-    """Letters, digits and few signs."""
-    return re.sub(r"[^\w.+-]+", "_", name).strip("._")[:LONGEST_NAME] or "evaluation"
-
-
 def _is_of_a_scale(name: str) -> bool:
     """Whether a scale's own reports are called so: its name, or that and a `-`."""
     return name.partition("-")[0] in SCALES
@@ -146,9 +145,10 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
     of_sets = [one.name for one in asked.sets]
     if doubled := [name for name in of_sets if of_sets.count(name) > 1]:
         raise EvaluationError(f"two sets are called {doubled[0]!r}: give them names, such as --set mine=PATH")
+    asked = replace(asked, models=_with_runs(settings, asked.models))
     evaluations = score(settings, [model.candidate for model in asked.models], asked.sets, asked.config)
     results = dict(compare(evaluations, baseline=asked.baseline))
-    found = verdicts(results, _checkpoints(asked.models))
+    found = verdicts(results, _checkpoints(asked.models), _with_own_templates(asked))
     copies = _contamination(settings, asked)
     results |= {
         "contamination": [asdict(one) for one in copies],
@@ -157,7 +157,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
         "partial": any(model.trained is not None and model.trained.partial for model in asked.models),
     }
     reports = storage.join(settings.root, "reports")
-    uri = storage.join(settings.root, "evaluation_reports", results["identity"][:16])
+    uri = storage.join(settings.root, "evaluation_reports", _identity(results))
     # First: a page that can't be drawn costs no numbers.
     for where in (storage.join(uri, "results.json"), storage.join(reports, f"{asked.name}.json")):
         storage.write_json(where, results)
@@ -166,7 +166,7 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
             results,
             Path(made) / "report.html",
             title=asked.title,
-            charts=_gain(results, asked.models),
+            charts=gain_charts(results),
             examples=_examples(evaluations, asked),
             contamination=copies,
             verdicts=found,
@@ -184,6 +184,24 @@ def evaluate_models(settings: Settings, asked: Asked) -> MadeEvaluation:
     )
 
 
+def _identity(results: Mapping[str, Any]) -> str:
+    """Of a page: the same scores under other names, or beside another baseline, are another."""
+    return digest_of([results["identity"], results["baseline"], results["models"], list(results["sets"])])[:16]
+
+
+def _with_runs(settings: Settings, models: Sequence[Model]) -> list[Model]:
+    """The models, trainings of ours with the MLflow runs that hold all their losses, where MLflow can be reached."""
+    found: dict[tuple[str, str, int], Trained] = {}
+    ours = [model.trained for model in models if model.trained]
+    for scale in dict.fromkeys(one.scale for one in ours):
+        for one in with_runs(Chain(settings, SCALES[scale]), [one for one in ours if one.scale == scale])[0]:
+            found[one.scale, one.arm, one.seed] = one
+    return [
+        replace(model, trained=found[one.scale, one.arm, one.seed]) if (one := model.trained) else model
+        for model in models
+    ]
+
+
 def _checkpoints(models: Sequence[Model]) -> dict[str, str]:
     """Model to the name of the released checkpoint that it is, of those that are."""
     return {
@@ -193,16 +211,14 @@ def _checkpoints(models: Sequence[Model]) -> dict[str, str]:
     }
 
 
-def _gain(results: Mapping[str, Any], models: Sequence[Model]) -> list[Chart]:
-    """The paper's scales with the trainings of ours on as many pairs, where the set is one of the paper's."""
-    ours = [(model.candidate.name, model.trained) for model in models if model.trained is not None]
-    millions = {
-        name: SCALES[made.scale].parts * SCALES[made.scale].source.rows_per_part / 1e6
-        for name, made in ours
-        if SCALES[made.scale].source == VECAP300M
-    }
-    own = own_points(results, millions, {name for name, made in ours if made.arm == BASELINE})
-    return [gain_chart(own=own)] if own else []
+def _with_own_templates(asked: Asked) -> list[str]:
+    """The sets whose classes are told by other templates than ImageNet's."""
+    imagenets = templates_named("openai")
+    return [
+        one.name
+        for one in asked.sets
+        if any(tuple(of.templates or asked.config.templates) != imagenets for of in one.labels.values())
+    ]
 
 
 def _told(model: Model) -> dict[str, Any]:
@@ -215,7 +231,15 @@ def _told(model: Model) -> dict[str, Any]:
         "weights": network.model,
         "revision": network.revision,
         "run_id": model.trained.run_id if model.trained else None,
+        "millions": _millions(model.trained) if model.trained else None,
+        "alt_text_only": model.trained is not None and model.trained.arm == BASELINE,
     }
+
+
+def _millions(training: Trained) -> float | None:
+    """Of pairs, as the paper counts the sizes of its data; None of data that is not the paper's."""
+    scale = SCALES[training.scale]
+    return scale.parts * scale.source.rows_per_part / 1e6 if scale.source == VECAP300M else None
 
 
 def _examples(evaluations: Sequence[Evaluation], asked: Asked) -> list[RetrievalExamples]:
@@ -273,7 +297,9 @@ def _track(
     kept = page.with_name("results.json")
     storage.write_json(str(kept), results)
     tracker = tracker_from(settings)
-    tracker.start_run(EXPERIMENT, asked.name, {"veclip.evaluation": results["identity"]}, plain_names(_what(asked)))
+    tags = {EVALUATION_TAG: _identity(results)}
+    before = run_of(settings, EXPERIMENT, asked.name, tags)
+    tracker.start_run(EXPERIMENT, asked.name, tags, plain_names(_what(asked)), before)
     tracker.log_metrics(_metrics(results))
     tracker.log_artifact(page)
     tracker.log_artifact(kept)

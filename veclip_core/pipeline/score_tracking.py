@@ -1,5 +1,6 @@
 """Scores in MLflow: those of a training in the training's own run, beside its losses."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from veclip_core.pipeline.registered_scores import REPORT_TAG, note_scores
 from veclip_core.pipeline.trained import Trained
 from veclip_core.pipeline.training import tracker_from
 from veclip_core.settings import Settings
+from veclip_core.tracking import client_for, initialise
+
+logger = logging.getLogger(__name__)
 
 
 def track_scores(
@@ -26,6 +30,27 @@ def track_scores(
     tracker.log_artifact(page)
     tracker.finish()
     note_scores(settings, training, scores, report_uri)
+
+
+def run_of(settings: Settings, experiment: str, name: str, tags: Mapping[str, str]) -> str | None:
+    """The run of that name and these tags; None where there is none, or MLflow is out of reach, which the tracker tells."""
+    if settings.tracking_uri is None:
+        return None
+    from mlflow.exceptions import MlflowException
+
+    try:
+        initialise(settings.tracking_uri)
+        client = client_for(settings.tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        # MLflow keeps a run's name as a tag.
+        alike = " and ".join(f"tags.\"{key}\" = '{value}'" for key, value in {"mlflow.runName": name, **tags}.items())
+        runs = client.search_runs([found.experiment_id], alike, max_results=1)
+    except (MlflowException, OSError) as error:
+        logger.info("MLflow was not searched for an earlier run (%s: %s)", type(error).__name__, error)
+        return None
+    return str(runs[0].info.run_id) if runs else None
 
 
 def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:

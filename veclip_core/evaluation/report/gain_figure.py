@@ -54,6 +54,14 @@ def own_points(
     return points
 
 
+def gain_charts(results: Mapping[str, Any]) -> list[Chart]:
+    """The chart, where a set is one of the paper's and a model is a training of ours, as `evaluated` tells; else none."""
+    rows = [row for row in results.get("evaluated", ()) if row.get("millions") is not None]
+    millions = {row["model"]: float(row["millions"]) for row in rows}
+    own = own_points(results, millions, {row["model"] for row in rows if row.get("alt_text_only")})
+    return [gain_chart(own=own)] if own else []
+
+
 def metrics_of_columns(results: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """(Set, column of the paper's table) to the metric that stands in it, of the sets that the table has."""
     found = {}
