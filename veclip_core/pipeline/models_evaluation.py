@@ -197,7 +197,9 @@ def _with_runs(settings: Settings, models: Sequence[Model]) -> list[Model]:
         for one in with_runs(Chain(settings, SCALES[scale]), [one for one in ours if one.scale == scale])[0]:
             found[one.scale, one.arm, one.seed] = one
     return [
-        replace(model, trained=found[one.scale, one.arm, one.seed]) if (one := model.trained) else model
+        replace(model, trained=found[model.trained.scale, model.trained.arm, model.trained.seed])
+        if model.trained
+        else model
         for model in models
     ]
 
