@@ -152,7 +152,7 @@ def _ranks(embeddings: Embeddings, evaluation_set: EvaluationSet) -> Ranks:
     pictures_ND, captions_MD, owner_M = embeddings.pictures_ND, embeddings.captions_MD, evaluation_set.caption_picture_M
     i2t = t2i = of_choice = NO_RANKS
     if is_retrieval(evaluation_set):
-        found = retrieval_ranks(pictures_ND, captions_MD, owner_M, unreadable=unreadable)
+        found = retrieval_ranks(pictures_ND, captions_MD, owner_M, unreadable=unreadable.tolist())
         i2t, t2i = found.i2t, found.t2i
     if evaluation_set.right_M is not None:
         of_choice = selected(pictures_ND, captions_MD, owner_M, evaluation_set.right_M)
