@@ -172,7 +172,7 @@ def fit_for_classes(told: Iterable[Collection[str]]) -> bool:
 
     Whole numbers are classes where texts of these are found, which is not known here; measures (0.73) never are.
     """
-    classes = set()
+    classes: set[str] = set()
     for of_picture in told:
         if len(of_picture) != 1 or "" in of_picture:
             return False
