@@ -53,6 +53,11 @@ class Lease:
         lease = cls(folder, what, 0 if newest is None else newest[0] + 1)
         if not storage.create_json(lease._uri(lease._number), lease._record()):
             return None
+        # Since the look others may have held it, and tidied this number away: only the newest holds.
+        newest = _newest(folder, what)
+        if newest is not None and newest[0] > lease._number:
+            storage.delete(lease._uri(lease._number))
+            return None
         for number in range(max(0, lease._number - 2), lease._number):
             storage.delete(lease._uri(number))
         lease._thread = threading.Thread(target=lease._keep_alive, name=f"lease {what}", daemon=True)

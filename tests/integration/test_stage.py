@@ -179,6 +179,27 @@ def test_two_runs_at_once_share_the_work(tmp_path: Path, undisturbed: Path) -> N
     assert not list(tmp_path.rglob("*.quarantine.json"))
 
 
+def test_one_that_looked_long_ago_takes_no_lease_of_anothers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its look and its file two others held it, the second of whom tidied the first one's number away."""
+    folder, create = str(tmp_path), storage.create_json
+    later: list[Lease | None] = []
+
+    def after_two_others(uri: str, value: object) -> bool:
+        monkeypatch.setattr(storage, "create_json", create)
+        for _ in range(2):
+            later.append(Lease.acquire(folder, "table"))
+            if len(later) == 1 and later[0] is not None:
+                later[0].release()
+        return create(uri, value)
+
+    monkeypatch.setattr(storage, "create_json", after_two_others)
+    assert Lease.acquire(folder, "table") is None
+    assert later[1] is not None
+    assert len(list(tmp_path.iterdir())) == 1, "of the one that holds it"
+    later[1].release()
+    assert Lease.acquire(folder, "table") is not None
+
+
 def test_a_lease_is_one_owners_until_it_ends(tmp_path: Path) -> None:
     folder = str(tmp_path)
     first = Lease.acquire(folder, "part-00000")
