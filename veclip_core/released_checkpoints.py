@@ -151,6 +151,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as zipped:
             for member in _wanted_members(zipped, archive):
                 _extract(zipped, member, folder / PurePosixPath(member.filename).name)
+    # NotImplementedError is zipfile's word for a compression that it doesn't know.
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError, zlib.error) as error:
         raise BadCheckpoint(f"{archive.name} is damaged or cut short ({error}): fetch it again") from error
 
