@@ -4,7 +4,6 @@ Names of models and sets, class names and captions may be strangers' words: as i
 the direction of text is taken out, and the page forbids scripts and outside resources by its own content security policy.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,9 @@ from veclip_core.evaluation.report import models_figures, models_words, words
 from veclip_core.evaluation.report.gain_figure import metrics_of_columns
 from veclip_core.evaluation.report.inputs import Chart, Contamination, HowTo
 from veclip_core.evaluation.report.models_words import column_name, kind_of
-from veclip_core.evaluation.report.rendering import HERE, clean, environment
+from veclip_core.evaluation.report.rendering import HERE, clean, environment, written
 from veclip_core.evaluation.report.retrieved import RetrievalExamples
 from veclip_core.evaluation.report.shown_examples import directions
-
-logger = logging.getLogger(__name__)
 
 LARGEST_PAGE = 6_000_000
 LONGEST_NAME = 60
@@ -85,16 +82,11 @@ def write_models_page(
         verdicts: how measured scores stand beside the published ones.
         labels: model to its name on the page; its own name by default.
     """
-    out = out / "report.html" if out.is_dir() else out
     page = render(
         results, title=title, howto=howto, charts=charts, examples=examples, contamination=contamination, verdicts=verdicts,
         labels={model: clean((labels or {}).get(model, model), LONGEST_NAME) for model in results["models"]},
-    ).encode()  # fmt: skip
-    if len(page) > LARGEST_PAGE:
-        logger.warning("the page has %.1f MB: give fewer examples to keep it easy to send", len(page) / 1e6)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(page)
-    return out
+    )  # fmt: skip
+    return written(page, out, LARGEST_PAGE)
 
 
 def render(

@@ -4,7 +4,6 @@ Captions come from strangers. Jinja escapes every text, control and direction-ch
 page forbids scripts and outside resources by its own content security policy.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,9 @@ from veclip_core.evaluation.report.inputs import (
     LossCurve,
 )
 from veclip_core.evaluation.report.models_words import note_name
-from veclip_core.evaluation.report.rendering import HERE, environment, thumbnail
+from veclip_core.evaluation.report.rendering import HERE, environment, thumbnail, written
 from veclip_core.evaluation.report.retrieved import RetrievalExamples
 from veclip_core.evaluation.report.shown_examples import directions
-
-logger = logging.getLogger(__name__)
 
 CAPTION_PIXELS, ROW_PIXELS = 240, 96
 LARGEST_PAGE = 3_000_000
@@ -51,7 +48,6 @@ def write_report(
 
     `results` is what `compare` returns. `captioner_accuracy`: measured on what -> a fraction, or words. `labels`: model -> its
     name on the page. `charts`: further figures for the first section. Deterministic: equal arguments give equal bytes."""
-    out = out / "report.html" if out.is_dir() else out
     page = render(
         results,
         curves=curves,
@@ -64,12 +60,8 @@ def write_report(
         charts=charts,
         contamination=contamination,
         labels={model: words.MODEL_NAMES.get(model, model) for model in results["models"]} | dict(labels or {}),
-    ).encode()
-    if len(page) > LARGEST_PAGE:
-        logger.warning("the report has %.1f MB: give fewer examples to keep it easy to send", len(page) / 1e6)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(page)
-    return out
+    )
+    return written(page, out, LARGEST_PAGE)
 
 
 def render(

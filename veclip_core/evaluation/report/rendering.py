@@ -3,6 +3,7 @@ made harmless, and pictures become small data URIs."""
 
 import base64
 import io
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from veclip_core.evaluation.report.inputs import Picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 LONGEST_TEXT = 320
@@ -70,3 +73,14 @@ def environment() -> Any:
         "count": lambda value: f"{value:,}",
     }
     return environment
+
+
+def written(page: str, out: Path, largest: int) -> Path:
+    """Write a page to `out` (a folder gets `report.html`), and say so where it has more than `largest` bytes; its path."""
+    out = out / "report.html" if out.is_dir() else out
+    encoded = page.encode()
+    if len(encoded) > largest:
+        logger.warning("%s has %.1f MB: give fewer examples to keep it easy to send", out.name, len(encoded) / 1e6)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(encoded)
+    return out
